@@ -1,0 +1,1 @@
+"""WorkflowMaster's room `analytics`."""

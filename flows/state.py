@@ -1,0 +1,76 @@
+"""The state of one workflow, derived: a view over the plan, the persisted results and the small records.
+
+Nothing decides by this file. Prefect's persisted results are the truth for finished steps; `WorkflowState` is what
+people, reports and the JSON of `run` read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult, StepStatus, WorkflowStatus
+
+FINISHED: frozenset[StepStatus] = frozenset({"completed", "failed", "skipped", "blocked"})
+
+
+class WorkflowState(Noun):
+    """One workflow as it stands, self-contained enough to draw its report."""
+
+    schema_version: int = 1
+    workflow_id: str
+    flow_run_id: str = ""
+    plan: Plan
+    status: WorkflowStatus = "running"
+    reason: str = ""
+    """Why it ended this way; the first thing a person should read when it did not complete."""
+    workspace: str = ""
+    """The user's directory."""
+    images: dict[str, str] = {}
+    """Image reference of the plan → id it was pinned to."""
+    results: dict[str, StepResult] = {}
+    """Step id → result, for every step that ended or was reused."""
+    running: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
+    """Steps whose result came back without running anything."""
+    decisions: tuple[Decision, ...] = ()
+    base_commit: str = ""
+    """The user's commit the workflow started from; empty where the workspace is no repository."""
+    branch: str = ""
+    commit: str = ""
+    """Tip of `branch` in the user's repository."""
+    pull_request: str = ""
+    """URL, or path of `pull-request.md` with the local forge."""
+    issue: str = ""
+    report: str = ""
+    audit_log: str = ""
+    started_at: float = 0.0
+    """Unix time, seconds."""
+    seconds: float = 0.0
+
+    def result(self, step_id: str) -> StepResult | None:
+        """Return the step's result, if it has one."""
+        return self.results.get(step_id)
+
+    def step_status(self, step_id: str) -> StepStatus:
+        """Return how the step stands."""
+        found = self.results.get(step_id)
+        if found:
+            return found.status
+        return "in_progress" if step_id in self.running else "pending"
+
+
+def final_status(tasks: Iterable[Step], results: dict[str, StepResult]) -> WorkflowStatus:
+    """Compute the workflow's status from its steps'.
+
+    `completed` needs every mandatory step completed, or skipped by its own `if`; no share of successes waives one (the
+    original called 7 of 8 a success with the review failing every time). `partial` means that something completed.
+    """
+    steps = list(tasks)
+    status = {s.id: results[s.id].status if s.id in results else "pending" for s in steps}
+    if "waiting" in status.values():
+        return "waiting"
+    bad = [s for s in steps if s.mandatory and status[s.id] not in ("completed", "skipped")]
+    if not bad:
+        return "completed"
+    done = any(status[s.id] == "completed" and s.kind not in ("setup",) for s in steps)
+    return "partial" if done else "failed"
