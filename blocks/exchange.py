@@ -1,0 +1,124 @@
+"""What goes into one container and comes out of it: a read-only folder in, a writable folder out.
+
+The inward side is written by us and read by nobody's code before go. The outward side is written by code that may mean
+harm: names are opened relative to the folder with `O_NOFOLLOW` and without blocking, so neither a symlink to a file of
+this host nor a FIFO that never answers is a way in, and everything has a cap.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflowmaster.blocks.container import EXCHANGE, OUT, Mount, environment_file
+
+OUTPUTS_CAP = 256 * 1024
+"""Bytes that the file of named outputs may have."""
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class BadOutputs(ValueError):  # noqa: N818 - says what was bad
+    """The step's file of named outputs cannot be read; the message says which line and what was expected."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The two host folders of one container."""
+
+    folder: Path
+
+    @property
+    def inward(self) -> Path:
+        """The host's side of `/wm`."""
+        return self.folder / "in"
+
+    @property
+    def outward(self) -> Path:
+        """The host's side of `/out`."""
+        return self.folder / "out"
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """Both, as the container sees them."""
+        return Mount(self.inward, EXCHANGE), Mount(self.outward, OUT, writable=True)
+
+    def make(self, user: tuple[int, int]) -> Exchange:
+        """Create both folders; the outward one belongs to the container's user."""
+        self.inward.mkdir(parents=True)
+        self.inward.chmod(0o755)
+        self.outward.mkdir()
+        self.outward.chmod(0o755)
+        if os.geteuid() == 0:
+            os.chown(self.outward, *user)
+        return self
+
+    def write(self, environment: Mapping[str, str], files: Mapping[str, str]) -> None:
+        """Complete the inward side: the environment, an empty stdin unless given, and the files (name → text)."""
+        for name, text in {"stdin": "", **files, "env": environment_file(environment)}.items():
+            path = self.inward / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode(errors="surrogateescape"))
+            path.chmod(0o644)
+
+    def place(self, name: str, data: bytes, *, executable: bool = False) -> None:
+        """Put a declared input file at `inputs/NAME` on the inward side. `name` is a checked relative path."""
+        path = self.inward / "inputs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(0o755 if executable else 0o644)
+
+    def outputs(self) -> dict[str, str]:
+        """Read what the step wrote to `$WM_OUTPUT`. BadOutputs if it is no plain, small file of `name=value` lines."""
+        data = read_plain(self.outward, "outputs", OUTPUTS_CAP)
+        return parse_outputs(data.decode(errors="replace")) if data else {}
+
+
+def read_plain(folder: Path, name: str, cap: int) -> bytes:
+    """Read a regular file that untrusted code may have made; empty if it is not there. BadOutputs for anything else."""
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise BadOutputs(f"/out/{name} is not a plain file ({error.strerror})") from error
+    finally:
+        os.close(directory)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise BadOutputs(f"/out/{name} is not a plain file")
+        data = file.read(cap + 1)
+    if len(data) > cap:
+        raise BadOutputs(f"/out/{name} is larger than {cap:,} bytes; put large results into files of the workspace")
+    return data
+
+
+def parse_outputs(text: str) -> dict[str, str]:
+    """Read `name=value` lines, and `name<<END` … `END` for values of several lines, as GitHub's runner does."""
+    found: dict[str, str] = {}
+    lines = enumerate(text.splitlines(), 1)
+    for number, line in lines:
+        if not line.strip():
+            continue
+        name, equals, value = line.partition("=")
+        if "<<" in name:
+            name, _, end = line.partition("<<")
+            value, equals = _heredoc(lines, end.strip(), number), "="
+        if not equals or not NAME.fullmatch(name.strip()):
+            raise BadOutputs(f"line {number} of $WM_OUTPUT is {line[:80]!r}; expected name=value")
+        found[name.strip()] = value
+    return found
+
+
+def _heredoc(lines: enumerate[str], end: str, start: int) -> str:
+    body = []
+    for _, line in lines:
+        if line == end:
+            return "\n".join(body)
+        body.append(line)
+    raise BadOutputs(f"line {start} of $WM_OUTPUT opens a value that {end!r} never ends")

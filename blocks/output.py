@@ -1,0 +1,111 @@
+"""Keeps what a container printed: raw in a file, bounded, and line by line for whoever watches.
+
+Both streams go into one file in the order in which they arrived, because that is how a person reads a failure. The cap
+is exact and never silent: the file ends in a line that says what was cut and by which policy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+LONGEST_LINE = 16_384
+"""Bytes after which a line without an end is passed on as one, so that a watcher sees a progress bar too."""
+
+CUT = "[workflowmaster: output cut at {cap:,} bytes, the cap of policy {policy}; the container was stopped]"
+
+
+class Capture:
+    """One attempt's log. Call it with bytes; it answers False once the cap is reached.
+
+    `lines` is called with each complete line, decoded with replacement, without its end.
+    """
+
+    def __init__(self, path: Path, *, cap: int, policy: str, lines: Callable[[str], None] | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.size = 0
+        self.capped = False
+        self._cap, self._policy, self._lines = cap, policy, lines
+        self._file: BinaryIO = path.open("ab")
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> bool:
+        """Take bytes; False when the cap has been reached and the rest is cut."""
+        room = self._cap - self.size
+        kept = data[: max(room, 0)]
+        self._file.write(kept)
+        # A follower reads this file while it grows, and after a crash it is all there is.
+        self._file.flush()
+        self.size += len(kept)
+        self._split(kept)
+        if len(data) > room and not self.capped:
+            self.capped = True
+            self.note(CUT.format(cap=self._cap, policy=self._policy))
+        return not self.capped
+
+    def note(self, text: str) -> None:
+        """Write a line of our own, which the cap does not count."""
+        end = b"" if self._rest == b"" else b"\n"
+        self._flush_rest()
+        self._file.write(end + text.encode() + b"\n")
+        self._file.flush()
+        if self._lines:
+            self._lines(text)
+
+    def _split(self, data: bytes) -> None:
+        if not self._lines:
+            return
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        for line in whole:
+            self._lines(line.decode(errors="replace").rstrip("\r"))
+        if len(self._rest) > LONGEST_LINE:
+            self._flush_rest()
+
+    def _flush_rest(self) -> None:
+        if self._rest and self._lines:
+            self._lines(self._rest.decode(errors="replace"))
+        self._rest = b""
+
+    def close(self) -> None:
+        """Pass on the last unfinished line and close the file."""
+        self._flush_rest()
+        self._file.close()
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def tail(path: Path, lines: int = 20, *, most: int = 64_000) -> str:
+    """Return the last lines of a log, reading no more than `most` bytes of it; empty if there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            size = file.tell()
+            file.seek(max(0, size - most))
+            data = file.read()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(data.decode(errors="replace").splitlines()[-lines:])
+
+
+def follow(path: Path, ended: Callable[[], bool], write: Callable[[bytes], object], *, every: float = 0.1) -> None:
+    """Pass a growing log on until `ended` says that nothing more will come. It may not exist yet."""
+    position = 0
+    while True:
+        over = ended()  # asked before reading, so that the last bytes are not missed
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(position)
+                while chunk := file.read(1 << 16):
+                    position += len(chunk)
+                    write(chunk)
+        if over:
+            return
+        time.sleep(every)

@@ -1,0 +1,295 @@
+"""The user's repository: found, vetted, read, and given two refs; otherwise left as it is.
+
+Refused are the kinds that libgit2 cannot read (SHA-256, reftable) and those whose base would have holes (no commit yet, a
+partial clone that lacks files), each with what to do. Nothing of the user's configuration can run: libgit2 starts no
+hook, filter or fsmonitor, and we never start git. What of it is read: which files he keeps out of git
+(`core.excludesFile`) and whose repositories he trusts (`safe.directory`), because both are his decisions and not ours.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pygit2
+from pygit2.enums import FileStatus, FilterMode
+
+from workflowmaster.blocks import handles
+from workflowmaster.blocks.ignore import Rules, rules_from
+from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
+from workflowmaster.blocks.trees import EXECUTABLE, FILE, GITLINK, SYMLINK, Entry, show
+
+_TRACKED = (
+    FileStatus.WT_MODIFIED
+    | FileStatus.WT_DELETED
+    | FileStatus.WT_TYPECHANGE
+    | FileStatus.WT_RENAMED
+    | FileStatus.INDEX_NEW
+    | FileStatus.INDEX_MODIFIED
+    | FileStatus.INDEX_DELETED
+    | FileStatus.INDEX_RENAMED
+    | FileStatus.INDEX_TYPECHANGE
+    | FileStatus.CONFLICTED
+)
+
+
+@dataclass(frozen=True)
+class UserRepo:
+    """A vetted repository with a working tree."""
+
+    repo: pygit2.Repository
+    root: Path
+    """Top of the working tree."""
+    common: Path
+    """The folder that holds objects and branches; a linked worktree's own git folder does not."""
+
+    @property
+    def objects(self) -> Path:
+        """His object folder."""
+        return self.common / "objects"
+
+    def head(self) -> bytes:
+        """Return the id of the checked-out commit. WorkspaceError `unborn` if there is none."""
+        if self.repo.head_is_unborn:
+            message = f'{self.root} has no commit yet. Make one first, e.g. `git commit --allow-empty -m "Start"`.'
+            raise WorkspaceError("unborn", message)
+        return raw(self.repo.head.target)
+
+    def rules(self) -> Rules:
+        """Return the ignore rules that lie outside the tree: `core.excludesFile`, then `info/exclude`."""
+        return rules_from(c for p in (self._excludes_file(), self.common / "info/exclude") if (c := _content(p)))
+
+    def uncommitted(self) -> list[bytes]:
+        """Return paths whose working-tree state is not the checked-out commit's, untracked files that count included."""
+        found = []
+        outside = self.rules()
+        for name, status in self.repo.status().items():
+            path = os.fsencode(name)
+            if status & _TRACKED or (status & FileStatus.WT_NEW and not self._ignored(path, outside)):
+                found.append(path.rstrip(b"/"))
+        return sorted(found)
+
+    def tree_with_changes(self, store: ObjectStore, tree: bytes, paths: list[bytes]) -> bytes:
+        """Return the commit's tree with these paths as they are in the working tree now, cleaned as `git add` would."""
+        changes: dict[bytes, Entry | None] = {}
+        for path in paths:
+            old = store.entry(tree, path)
+            if old is not None and old.mode == GITLINK:
+                continue
+            full = self.root / os.fsdecode(path)
+            if full.is_dir() and not full.is_symlink():
+                changes.update(self._untracked_folder(store, path))
+            else:
+                changes[path] = self._entry(store, path)
+        return store.edit(tree, changes)
+
+    def own_ref(self, name: str) -> None:
+        """Give a ref that was just made, with the folders made for it, to the owner of the repository."""
+        found: list[Path] = []
+        for top in (self.common, self.common / "logs"):
+            path = top / name
+            while path not in (top / "refs", top / "refs/heads"):
+                found.append(path)
+                path = path.parent
+        self.own([p for p in found if p.exists()])
+
+    def own(self, paths: list[Path]) -> None:
+        """Give what root wrote into another user's repository to that user."""
+        st = self.common.stat()
+        if os.geteuid() == 0 and st.st_uid != 0:
+            for path in paths:
+                os.chown(path, st.st_uid, st.st_gid, follow_symlinks=False)
+
+    def _untracked_folder(self, store: ObjectStore, path: bytes) -> Iterator[tuple[bytes, Entry | None]]:
+        """Walk what libgit2 reports as one untracked name: a repository inside the repository."""
+        outside = self.rules()
+        for folder, names, files in os.walk(os.fsencode(self.root) + b"/" + path):
+            names[:] = [n for n in names if n != b".git"]
+            for name in (*files, *(n for n in names if os.path.islink(os.path.join(folder, n)))):
+                inside = os.path.relpath(os.path.join(folder, name), os.fsencode(self.root))
+                if name != b".git" and not self._ignored(inside, outside):
+                    yield inside, self._entry(store, inside)
+
+    def _entry(self, store: ObjectStore, path: bytes) -> Entry | None:
+        full = os.fsencode(self.root) + b"/" + path
+        try:
+            st = os.lstat(full)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISLNK(st.st_mode):
+            return Entry(SYMLINK, store.write("blob", os.readlink(full)))
+        if not stat.S_ISREG(st.st_mode):
+            return None
+        fd = os.open(full, handles.READ_FLAGS)
+        try:
+            mode = EXECUTABLE if st.st_mode & stat.S_IXUSR else FILE
+            return Entry(mode, self._clean(store, fd, path, st.st_size))
+        finally:
+            os.close(fd)
+
+    def _clean(self, store: ObjectStore, fd: int, path: bytes, size: int) -> bytes:
+        """Store a file as `git add` would, line endings by the repository's rules; a filter program is refused."""
+        name = os.fsdecode(path)
+        driver = self.repo.get_attr(path, "filter")
+        if isinstance(driver, str):
+            message = (
+                f"{show(path)} has changes and goes through the filter `{driver}`, which is a program and is not run here. "
+                "Commit or stash it first."
+            )
+            raise WorkspaceError("filter", message, files=(show(path),))
+        filters = self.repo.load_filter_list(name, mode=FilterMode.TO_ODB) if name.isprintable() else None
+        if filters is None or not len(filters):
+            return store.write_file(fd, size)
+        return store.write("blob", filters.apply_to_buffer(os.read(fd, size)))
+
+    def _ignored(self, path: bytes, rules: Rules) -> bool:
+        parts = path.rstrip(b"/").split(b"/")
+        for n in range(len(parts)):
+            folder = b"/".join(parts[:n])
+            rules = rules.below(folder, _content(self.root / os.fsdecode(folder) / ".gitignore"))
+            whole = n == len(parts) - 1
+            if rules.ignores(b"/".join(parts[: n + 1]), directory=not whole or path.endswith(b"/")):
+                return True
+        return False
+
+    def _excludes_file(self) -> Path | None:
+        named = [str(self.repo.config["core.excludesfile"])] if "core.excludesfile" in self.repo.config else []
+        named = named or list(user_settings("core.excludesfile"))
+        if named:
+            return Path(named[-1]).expanduser()
+        home = _config_home()
+        return home / "git/ignore" if home else None
+
+
+def find(workspace: Path) -> UserRepo | None:
+    """Return the repository a directory belongs to, or None if it belongs to none. WorkspaceError if it is unusable."""
+    found = pygit2.discover_repository(str(workspace))
+    if found is None:
+        return None
+    git_dir = Path(found)
+    common = _common_dir(git_dir)
+    _vet_owner(git_dir)
+    _vet_format(common)
+    try:
+        repo = pygit2.Repository(str(git_dir))
+    except (pygit2.GitError, ValueError, KeyError, OSError) as error:
+        message = f"{workspace} is in a git repository that cannot be opened: {error}. See what `git -C {workspace} fsck` says."
+        raise WorkspaceError("broken", message) from error
+    if repo.is_bare or repo.workdir is None:
+        raise WorkspaceError(
+            "bare", f"{workspace} is a bare repository. Give a working tree of it: `git worktree add`."
+        )
+    return UserRepo(repo, Path(repo.workdir).resolve(), common)
+
+
+def raw(target: pygit2.Oid | str) -> bytes:
+    """Return the raw id a direct ref points at."""
+    if isinstance(target, str):
+        raise WorkspaceError("broken", f"A ref that should name a commit points at {target}. Mend it by hand.")
+    return target.raw
+
+
+def missing_objects(user: UserRepo, store: ObjectStore, tree: bytes) -> list[bytes]:
+    """Return paths of the tree whose content a partial clone has not fetched; empty for any other repository."""
+    if not _is_partial(user.repo):
+        return []
+    gone: list[bytes] = []
+    todo = [(b"", tree)]
+    while todo:
+        prefix, oid = todo.pop()
+        if not store.holds(oid):
+            gone.append(prefix)
+            continue
+        for name, entry in store.tree(oid).items():
+            if entry.mode == 0o040000:
+                todo.append((prefix + name + b"/", entry.oid))
+            elif entry.mode != GITLINK and not store.holds(entry.oid):
+                gone.append(prefix + name)
+    return sorted(gone)
+
+
+def user_settings(name: str) -> Iterator[str]:
+    """Yield the values of a setting in the configuration of the machine and of the user, weakest first."""
+    home = os.environ.get("HOME")
+    xdg = _config_home()
+    files = [Path("/etc/gitconfig"), xdg / "git/config" if xdg else None, Path(home) / ".gitconfig" if home else None]
+    for file in files:
+        # A home that cannot be read has no settings for us.
+        with suppress(OSError, pygit2.GitError, ValueError, KeyError):
+            if file is not None and file.is_file():
+                yield from (v for v in pygit2.Config(str(file)).get_multivar(name) if v is not None)
+
+
+def _config_home() -> Path | None:
+    xdg, home = os.environ.get("XDG_CONFIG_HOME"), os.environ.get("HOME")
+    if xdg:
+        return Path(xdg)
+    return Path(home) / ".config" if home else None
+
+
+def _common_dir(git_dir: Path) -> Path:
+    pointer = _content(git_dir / "commondir")
+    return (git_dir / os.fsdecode(pointer.rstrip(b"\n"))).resolve() if pointer else git_dir
+
+
+def _vet_owner(git_dir: Path) -> None:
+    """Refuse a repository of another user, as git does, unless `safe.directory` names it."""
+    uid = git_dir.stat().st_uid
+    trusted = {os.geteuid()}
+    if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
+        trusted.add(int(os.environ["SUDO_UID"]))
+    if uid in trusted:
+        return
+    work = git_dir.parent if git_dir.name == ".git" else git_dir
+    if {"*", str(work), str(work) + "/"} & set(user_settings("safe.directory")):
+        return
+    message = (
+        f"{work} belongs to user {uid}, and you are {os.geteuid()}. Run as its owner, "
+        f"or trust it: `git config --global --add safe.directory {work}`."
+    )
+    raise WorkspaceError("owner", message)
+
+
+def _vet_format(common: Path) -> None:
+    try:
+        config = pygit2.Config(str(common / "config"))
+        objects, refs = _setting(config, "extensions.objectformat"), _setting(config, "extensions.refstorage")
+    except (pygit2.GitError, OSError, ValueError) as error:
+        raise WorkspaceError("broken", f"{common / 'config'} cannot be read: {error}. Mend it by hand.") from error
+    where = f"{common.parent if common.name == '.git' else common}"
+    if objects not in ("", "sha1"):
+        message = f"{where} stores its objects as {objects}, which is not supported. Work in a SHA-1 clone of it."
+        raise WorkspaceError("sha256", message)
+    if refs not in ("", "files"):
+        message = f"{where} stores its refs as {refs}, which is not supported. `git refs migrate --ref-format=files` changes that."
+        raise WorkspaceError("reftable", message)
+
+
+def _setting(config: pygit2.Config, name: str) -> str:
+    return str(config[name]).lower() if name in config else ""
+
+
+def _is_partial(repo: pygit2.Repository) -> bool:
+    return any(
+        e.name == "extensions.partialclone"
+        or (e.name.startswith("remote.") and e.name.endswith((".promisor", ".partialclonefilter")))
+        for e in repo.config
+    )
+
+
+def _content(path: Path | None) -> bytes:
+    """Return a file's bytes, or none if it is not there or not ours to read. A link is not followed."""
+    if path is None:
+        return b""
+    try:
+        fd = os.open(path, handles.READ_FLAGS & ~os.O_NOFOLLOW)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 1 << 22) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)

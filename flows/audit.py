@@ -1,0 +1,87 @@
+"""The audit log: one line of JSON for each thing that happened, each carrying the hash of the one before.
+
+It is evidence, never read for state. Every field is covered by the hash, and a line goes out in one `write`, so lines of
+several writers never mix and a crash tears at most the last one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from workflowmaster.flows.plan import canonical
+
+GENESIS = "0" * 64
+DURABLE = frozenset({"workflow.started", "workflow.finished", "container.started", "policy.refused", "approval"})
+"""Events that are on the disk before the call returns; the others follow with the next of these."""
+
+
+class AuditLog:
+    """Appends to one workflow's log. Safe between processes by a lock on the file, between threads by the same."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._size = -1
+        self._last: tuple[int, str] = (-1, GENESIS)
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Add one event. Fields are plain JSON values; secrets and values of the environment never are among them."""
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        try:
+            seq, prev = self._tail()
+            body = {"seq": seq + 1, "ts": round(time.time(), 6), "event": event, "prev": prev, **fields}
+            digest = hashlib.sha256(canonical(body)).hexdigest()
+            line = canonical({**body, "hash": digest}) + b"\n"
+            os.write(self._handle, line)
+            self._last, self._size = (seq + 1, digest), self._size + len(line)
+            if event in DURABLE:
+                os.fdatasync(self._handle)
+        finally:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def _tail(self) -> tuple[int, str]:
+        """Return the last record's number and hash; read again only when another process has written since."""
+        size = os.fstat(self._handle).st_size
+        if size == self._size:
+            return self._last
+        last = None
+        for last in records(self.path):
+            pass
+        self._size = size
+        self._last = (last["seq"], last["hash"]) if last else (-1, GENESIS)
+        return self._last
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the log's records in order; a torn last line is left out. ValueError names the first line that is none."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not a record of an audit log: {error}") from error
+
+
+def verify(path: Path) -> int:
+    """Check the chain and return the number of records. ValueError names the first record that does not follow."""
+    prev, count = GENESIS, 0
+    for count, record in enumerate(records(path), 1):
+        body = {key: value for key, value in record.items() if key != "hash"}
+        good = hashlib.sha256(canonical(body)).hexdigest()
+        if record.get("hash") != good or record.get("prev") != prev or record.get("seq") != count - 1:
+            raise ValueError(f"{path}:{count}: the chain is broken at record {count - 1}")
+        prev = good
+    return count

@@ -1,0 +1,155 @@
+"""The command line `workflowmaster` (or `wm`): what it understands, and what its exit codes mean.
+
+Each command's work is imported only when it is called, because `--help` and `check` must answer at once and Prefect
+alone takes three quarters of a second. JSON goes to stdout, everything for people to stderr; an error is a sentence
+that says what, where and what to do, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+EPILOG = """\
+exit codes:
+  0 done   1 failed   2 invalid input   3 waits for a person   4 infrastructure (Docker, Prefect, disk)
+  5 refused by policy   6 budget spent   7 audit broken   130 interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's grammar. Each command names the function that does it as `module:function`."""
+    top = argparse.ArgumentParser(
+        prog="workflowmaster",
+        description="Prompt files become Prefect flows whose steps run in Docker containers, under named policies.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    _writing(commands)
+    _running(commands)
+    _reading(commands)
+    _keeping(commands)
+    return top
+
+
+def _command(commands: Commands, name: str, does: str, text: str, *, json: bool = False) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    made.set_defaults(does=f"workflowmaster.flows.{does}")
+    if json:
+        made.add_argument("--json", action="store_true", help="print JSON on stdout")
+    return made
+
+
+def _writing(commands: Commands) -> None:
+    check = _command(commands, "check", "checking:check", "check prompt files without running anything", json=True)
+    check.add_argument("files", nargs="+", metavar="FILE")
+    plan = _command(commands, "plan", "checking:plan", "show what a prompt file would do", json=True)
+    plan.add_argument("file", metavar="FILE")
+    _asked(plan)
+    compiled = _command(commands, "compile", "compiled:write", "write the reviewable, deployable form of a prompt")
+    compiled.add_argument("file", metavar="FILE")
+    compiled.add_argument("-o", "--output", metavar="DIR", default=".", help="folder to write to")
+    _asked(compiled)
+    schema = _command(commands, "schema", "checking:schema", "print the JSON Schema of front matter or plan")
+    schema.add_argument("what", choices=("prompt", "plan"))
+
+
+def _asked(command: argparse.ArgumentParser) -> None:
+    """Add the options that decide what a prompt compiles to."""
+    command.add_argument("--policy", metavar="P", help="security policy of a prompt that names none")
+    command.add_argument("--input", metavar="K=V", action="append", default=[], help="value of an input; may repeat")
+    command.add_argument("--max-parallel", metavar="N", type=int, help="steps at one time")
+    command.add_argument("--agent", metavar="CMD", default="", help="command that does agent steps, prompt on stdin")
+
+
+def _running(commands: Commands) -> None:
+    run = _command(commands, "run", "launching:run", "run a prompt file", json=True)
+    run.add_argument("file", metavar="FILE")
+    run.add_argument("--workspace", metavar="DIR", default=".", help="directory to work on (default: this one)")
+    run.add_argument("--include-dirty", action="store_true", help="take uncommitted changes along as a first commit")
+    _asked(run)
+    resume = _command(commands, "resume", "launching:resume", "go on with a run that stopped", json=True)
+    resume.add_argument("id", metavar="ID")
+    approve = _command(commands, "approve", "launching:approve", "answer a step that waits, and go on", json=True)
+    approve.add_argument("id", metavar="ID")
+    approve.add_argument("--step", metavar="S", help="the step; needed when more than one waits")
+    approve.add_argument("--deny", action="store_true", help="say no: the step fails")
+    for command in (run, resume, approve):
+        command.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+        command.add_argument("-v", "--verbose", action="store_true", help="show the steps' output as it comes")
+
+
+def _reading(commands: Commands) -> None:
+    _command(commands, "list", "looking:show_list", "list the runs", json=True)
+    logs = _command(commands, "logs", "looking:logs", "print what the steps printed")
+    logs.add_argument("id", metavar="ID")
+    logs.add_argument("--step", metavar="S", help="one step's raw output and nothing else")
+    logs.add_argument("--attempt", metavar="N", type=int, help="that attempt (default: the last)")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    report = _command(commands, "report", "looking:show_report", "print where the report is, or write it")
+    report.add_argument("id", metavar="ID", nargs="?", default="latest")
+    report.add_argument("-o", "--output", metavar="FILE", help="write it there; - is stdout")
+    report.add_argument("--format", choices=("html", "md"), default="html")
+    stats = _command(commands, "stats", "looking:stats", "count runs, steps and containers", json=True)
+    stats.add_argument("id", metavar="ID", nargs="?", help="one run only")
+    audit = _command(commands, "audit", "looking:audit", "show or verify a run's audit log", json=True)
+    audit.add_argument("what", choices=("show", "verify"))
+    audit.add_argument("id", metavar="ID", nargs="?", default="latest")
+
+
+def _keeping(commands: Commands) -> None:
+    policy = _command(commands, "policy", "looking:policy", "list, show or compare security policies", json=True)
+    policy.add_argument("what", choices=("list", "show", "diff"))
+    policy.add_argument("names", metavar="NAME", nargs="*")
+    image = _command(commands, "image", "upkeep:image", "build or list the step image", json=True)
+    image.add_argument("what", choices=("build", "list"))
+    image.add_argument("--force", action="store_true", help="build although nothing has changed")
+    init = _command(commands, "init", "upkeep:init", "save the policies as blocks on the Prefect server")
+    init.add_argument("--force", action="store_true", help="overwrite documents that were edited")
+    _command(commands, "doctor", "doctor:doctor", "check what this machine can do, and say the mend", json=True)
+    _command(commands, "clean", "upkeep:clean", "remove containers whose owner is dead", json=True)
+    ui = _command(commands, "ui", "upkeep:ui", "serve the runs' database with the Prefect UI")
+    ui.add_argument("--port", type=int, default=4200)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    grammar = parser()
+    given = grammar.parse_args(argv)
+    if given.version:
+        from importlib.metadata import version  # noqa: PLC0415 - 10 ms
+
+        print(version("workflowmaster"))  # noqa: T201 - what was asked for
+        return 0
+    if given.command is None:
+        grammar.print_help(sys.stderr)
+        return 2
+    module, _, name = given.does.partition(":")
+    try:
+        return int(getattr(importlib.import_module(module), name)(given) or 0)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; Python must not complain about it at exit.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except Exception as error:
+        from workflowmaster.flows.refusals import explained  # noqa: PLC0415 - only for a refusal
+
+        code = explained(error, json=getattr(given, "json", False))
+        if code is None:
+            raise
+        return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""The flow `deliver`: a prompt file becomes steps, steps become commits, and the commits become a branch.
+
+The steps are awaited by a small scheduler of our own rather than submitted to a task runner: an async flow with
+directly awaited tasks costs 4 ms a step and ends at once, a sync one ends only on its heartbeat's whole second, and
+only our own queue knows what to prepare next. What it costs is this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.context import FlowRunContext
+from prefect.states import Cancelled, Completed, Failed, Paused, State
+
+from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.blocks.layering import tree_of
+from workflowmaster.blocks.workspace import WorkspaceError
+from workflowmaster.flows import ending, gates
+from workflowmaster.flows.execution import StepFailed, host_result, in_git
+from workflowmaster.flows.journey import Journey, Options, current, keep, prepare
+from workflowmaster.flows.documents import from_server
+from workflowmaster.flows.parking import Parking
+from workflowmaster.flows.plan import Step, StepResult
+from workflowmaster.flows.scheduling import ReadyQueue
+from workflowmaster.flows.settings import load
+from workflowmaster.flows.slots import Slots
+from workflowmaster.flows.state import WorkflowState
+from workflowmaster.flows.steps import Runtime, result_key, runtimes, task_for
+from workflowmaster.flows.watching import Watcher, silent
+
+prepared: dict[str, tuple[Journey, Watcher]] = {}
+"""Workflow id → what this process has opened for it already, and who watches. The command line prepares a run before
+Prefect is imported; a deployment's run finds nothing here and prepares itself."""
+
+
+@flow(name="deliver", flow_run_name="{workflow_id}", persist_result=False)
+async def deliver(  # noqa: PLR0913 - each is a field of the form in the Prefect UI
+    prompt: str,
+    workspace: str = ".",
+    policy: str | None = None,
+    inputs: dict[str, str] | None = None,
+    max_parallel: int | None = None,
+    agent: str = "",
+    workflow_id: str = "new",
+) -> State[Any]:
+    """Do what a prompt file says, one container a step, and leave a branch, a patch and a report.
+
+    Args:
+        prompt: Path of the Markdown file.
+        workspace: Directory to work on; a git repository, or any directory.
+        policy: Security policy of steps that name none.
+        inputs: Values of the prompt's inputs.
+        max_parallel: Steps at one time.
+        agent: Command that does agent steps, with the prompt on its stdin.
+        workflow_id: `new`, except where a run was prepared before.
+    """
+    journey, watcher = prepared.pop(workflow_id, (None, silent))
+    if journey is None:
+        options = Options(
+            prompt=prompt,
+            workspace=workspace,
+            policy=policy,
+            inputs=inputs or {},
+            max_parallel=max_parallel,
+            agent=agent,
+        )
+        journey = await asyncio.to_thread(prepare, options, load())
+    return await travel(journey, watcher)
+
+
+async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
+    """Work through a prepared journey inside a flow run, and close it. Returns the flow run's final state."""
+    token = current.set(journey)
+    try:
+        await _begin(journey)
+        state = await _work(journey, watcher)
+    except Exception as error:
+        journey.crash = error
+        raise
+    finally:
+        current.reset(token)
+        await asyncio.to_thread(journey.close)
+    return final_state(state)
+
+
+def final_state(state: WorkflowState) -> State[Any]:
+    """Say in the UI's words how a workflow ended: the short name is the badge, the sentence is the message."""
+    if state.status == "completed":
+        return Completed(message=state.reason or "every step completed")
+    if state.status == "waiting":
+        return Paused(name="WaitingForPerson", message=state.reason)
+    if state.status == "aborted":
+        return Cancelled(name="Aborted", message=state.reason)
+    return Failed(name="StepsFailed" if state.status == "partial" else "Failed", message=state.reason)
+
+
+async def _begin(journey: Journey) -> None:
+    """Tie the run to its flow run, and take over what the server says about policies."""
+    context = FlowRunContext.get()
+    if context and context.flow_run:
+        keep(journey, journey.record.model_copy(update={"flow_run_id": str(context.flow_run.id)}))
+    journey.policies |= await from_server(journey)
+    journey.audit.append(
+        "workflow.started",
+        workflow=journey.id,
+        flow_run=journey.record.flow_run_id,
+        prompt_sha256=journey.plan.prompt.sha256,
+        plan=journey.plan.workflow_hash,
+        base=journey.store.base,
+        images=journey.record.images,
+    )
+    journey.save(journey.state())
+
+
+async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
+    queue = ReadyQueue(journey.plan.tasks)
+    runtime = Runtime(
+        journey=journey,
+        parking=Parking(journey),
+        slots=Slots(journey.parallel),
+        rank=queue.rank,
+        on_line=watcher.step_log,
+        on_attempt=watcher.step_started,
+    )
+    runtimes[journey.id] = runtime
+    walk = Walk(runtime, queue, watcher)
+    try:
+        await walk.to_the_end()
+        return await ending.conclude(journey, aborted=walk.aborted)
+    except asyncio.CancelledError:
+        await walk.stop()
+        await ending.conclude(journey, aborted="it was interrupted")
+        raise
+    finally:
+        await runtime.parking.close()
+        runtimes.pop(journey.id, None)
+
+
+class Walk:
+    """The scheduler: starts what is ready, most urgent first, and settles what ends."""
+
+    def __init__(self, runtime: Runtime, queue: ReadyQueue, watcher: Watcher) -> None:
+        self.runtime, self.queue, self.watcher = runtime, queue, watcher
+        self.journey = runtime.journey
+        self.active: dict[asyncio.Task[StepResult], Step] = {}
+        self.states: dict[str, State[Any]] = {}
+        self.aborted = ""
+        self._saved = time.monotonic()
+
+    async def to_the_end(self) -> None:
+        """Run until nothing is ready and nothing runs. A failed step stops only what needs it."""
+        while True:
+            self._start_ready()
+            if not self.active:
+                return
+            ahead = self.queue.upcoming(self.journey.running, self.journey.parallel + len(self.active) + 3)
+            self.runtime.parking.ahead(ahead)
+            done, _ = await asyncio.wait(self.active, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._settle(self.active.pop(task), task.result())
+
+    def _start_ready(self) -> None:
+        while self.queue and not self.aborted and self._room():
+            step = self.queue.take()
+            verdict = gates.before(step, self.journey)
+            if verdict:
+                self._settle(step, verdict)
+                continue
+            self.journey.running[step.id] = time.time()
+            self.runtime.queued[step.id] = time.time()
+            self.active[asyncio.create_task(self._run(step))] = step
+
+    def _room(self) -> bool:
+        return sum(step.in_container for step in self.active.values()) < self.journey.parallel
+
+    async def _run(self, step: Step) -> StepResult:
+        """Merge the step's inputs, then run its task. Every outcome but a cancelled run comes back as a result."""
+        journey = self.journey
+        needs = [(name, journey.results[name].commit) for name in step.needs if journey.results[name].commit]
+        try:
+            commit, tree = await in_git(journey, lambda: _merge(journey, step, needs))
+        except WorkspaceError as error:
+            return host_result(journey, step, status="failed", reason=str(error))
+        journey.inputs[step.id] = commit
+        journey.keys[step.id] = result_key(journey, step, tree)
+        waits = [self.states[name] for name in step.needs if name in self.states]
+        state = await task_for(step, journey)(step.id, wait_for=waits, return_state=True)
+        self.states[step.id] = state
+        if state.is_completed():
+            if state.name == "Cached":
+                journey.reused.append(step.id)
+            return await state.aresult()  # type: ignore[no-any-return]
+        return self._failed(step, self.runtime.failures.get(step.id), state)
+
+    def _failed(self, step: Step, error: BaseException | None, state: State[Any]) -> StepResult:
+        if isinstance(error, StepFailed):
+            return error.result
+        if isinstance(error, SandboxUnavailable):
+            self.journey.infrastructure.append(str(error))
+        elif not isinstance(error, (WorkspaceError, OSError)):
+            get_run_logger().error("step %s ended in %s: %s", step.id, state.name, state.message)
+        reason = str(error) if error else state.message or state.name or "it did not complete"
+        return host_result(self.journey, step, status="failed", reason=reason)
+
+    def _settle(self, step: Step, result: StepResult) -> None:
+        """Take a step's outcome in: everything that follows from it happens here, in the loop's thread."""
+        journey = self.journey
+        result = gates.after(step, result, journey)
+        journey.results[step.id] = result
+        journey.running.pop(step.id, None)
+        self.runtime.slots.release(step.id)
+        if result.status == "completed" and step.id not in journey.reused:
+            self.runtime.parking.enabled = True
+        self.runtime.parking.drop([step.id])
+        self.queue.end(step.id)
+        fields = result.model_dump(mode="json", include={"status", "reason", "key", "input_commit", "commit", "exit_code"})
+        journey.audit.append("step.finished", step=step.id, reused=step.id in journey.reused, **fields)
+        self.watcher.step_finished(result)
+        self.aborted = self.aborted or gates.aborts(step, result)
+        self._save_now_and_then()
+
+    def _save_now_and_then(self) -> None:
+        """Keep the state file fresh without writing a thousand steps a thousand times."""
+        if time.monotonic() - self._saved > 1.0:
+            self._saved = time.monotonic()
+            self.journey.save(self.journey.state())
+
+    async def stop(self) -> None:
+        """Cancel what runs and wait until its containers are gone."""
+        for task in self.active:
+            task.cancel()
+        await asyncio.gather(*self.active, return_exceptions=True)
+
+
+def _merge(journey: Journey, step: Step, needs: list[tuple[str, str]]) -> tuple[str, str]:
+    commit = journey.store.merge(needs, message=f"{step.id}: inputs")
+    return commit, tree_of(journey.store, commit)
+
+
+def parameters(options: Options, workflow_id: str) -> Mapping[str, Any]:
+    """Return the flow's parameters for a run that was asked for by these options."""
+    return {**options.model_dump(exclude={"include_dirty"}), "workflow_id": workflow_id}

@@ -1,0 +1,49 @@
+"""The policies as the server has them: what an operator changed in the Prefect UI takes effect here."""
+
+from __future__ import annotations
+
+from workflowmaster.blocks.sandbox import DockerSandbox
+from workflowmaster.flows.journey import Journey, effective
+from workflowmaster.policies import PolicyError, SecurityPolicy
+
+TYPE = "docker-sandbox"
+
+
+async def from_server(journey: Journey) -> dict[str, SecurityPolicy]:
+    """Return, by step id, the limits of those steps whose policy has a document on the server.
+
+    PolicyError for a document that grants more than its policy without a reason: nothing of the run has started then.
+    """
+    documents = await saved()
+    found: dict[str, SecurityPolicy] = {}
+    for step in journey.plan.tasks:
+        block = documents.get(step.policy)
+        if block is None or not step.in_container:
+            continue
+        try:
+            policy = block.effective()
+        except PolicyError as error:
+            journey.audit.append("policy.refused", policy=step.policy, detail=str(error))
+            raise
+        if block.limits:
+            journey.audit.append("policy.changed", policy=step.policy, limits=block.limits, reason=block.reason)
+        found[step.id] = effective(step, journey.settings, policy)
+    return found
+
+
+async def saved() -> dict[str, DockerSandbox]:
+    """Read the server's documents, by policy; empty where `workflowmaster init` was never run. One request."""
+    from prefect import get_client  # noqa: PLC0415 - see blocks/sandbox.py
+    from prefect.exceptions import PrefectHTTPStatusError  # noqa: PLC0415
+
+    async with get_client() as client:
+        try:
+            documents = await client.read_block_documents_by_type(TYPE, include_secrets=True)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code == 404:  # noqa: PLR2004 - the block type was never registered here
+                return {}
+            raise
+    named = [document for document in documents if not document.is_anonymous]
+    # Prefect has no public way from a document to its block.
+    blocks = [DockerSandbox._from_block_document(document) for document in named]  # noqa: SLF001
+    return {block.policy: block for block in blocks}

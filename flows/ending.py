@@ -1,0 +1,115 @@
+"""What a run leaves: one commit of all work, a branch, a patch, a pull request, a report, and its state.
+
+Whatever completed is kept, also when the run as a whole did not: the branch is the user's to judge. Nothing of their
+checkout is touched; the branch appears beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+
+from workflowmaster.blocks.forge import ChangedFile, LocalForge, PullRequest
+from workflowmaster.blocks.output import tail
+from workflowmaster.blocks.layering import tree_of
+from workflowmaster.blocks.workspace import WorkspaceError
+from workflowmaster.flows import report
+from workflowmaster.flows.execution import in_git
+from workflowmaster.flows.folders import write_atomically
+from workflowmaster.flows.hosting import branch
+from workflowmaster.flows.journey import Journey
+from workflowmaster.flows.plan import StepResult
+from workflowmaster.flows.state import WorkflowState, final_status
+
+TAIL_LINES = 40
+"""Lines of each log that the report shows."""
+
+
+async def conclude(journey: Journey, *, aborted: str = "") -> WorkflowState:
+    """Compute how the run ended, publish what it made, and write the report and the final state."""
+    status = "aborted" if aborted else final_status(journey.plan.tasks, journey.results)
+    state = journey.state(status=status, reason=aborted or reason(journey), running=())
+    state = await _publish(journey, state)
+    logs = {step: tail(paths[-1], TAIL_LINES) for step in journey.results if (paths := journey.folder.logs(step))}
+    state = state.model_copy(update={"report": str(journey.folder.report)})
+    await asyncio.to_thread(write_atomically, journey.folder.report, report.html(state, logs))
+    await _artifact(state, logs)
+    journey.audit.append(
+        "workflow.finished", status=state.status, reason=state.reason, branch=state.branch, commit=state.commit
+    )
+    journey.save(state, durable=True)
+    return state
+
+
+def reason(journey: Journey) -> str:
+    """Return the first thing a person should read about a run that did not complete; empty if it did."""
+    steps = journey.steps.values()
+    for status in ("failed", "waiting", "blocked", "pending"):
+        for step in steps:
+            result = journey.results.get(step.id)
+            if result and result.status == status and step.mandatory:
+                return f"step {step.id}: {result.reason}"
+    return ""
+
+
+async def _publish(journey: Journey, state: WorkflowState) -> WorkflowState:
+    """Join the ends of all branches of the graph and export them. A conflict is reported, and nothing is exported."""
+    ends = _ends(journey)
+    if not ends:
+        return state
+    try:
+        tip, commit, patch = await in_git(journey, lambda: _export(journey, ends))
+    except WorkspaceError as error:
+        worse = "partial" if state.status == "completed" else state.status
+        return state.model_copy(update={"status": worse, "reason": state.reason or str(error)})
+    if not commit:
+        return state
+    state = state.model_copy(update={"branch": branch(journey), "commit": commit})
+    changed = await in_git(journey, lambda: journey.store.changed_files(tip))
+    files = tuple(ChangedFile.model_validate(file, from_attributes=True) for file in changed)
+    title, body = report.pull_request(state, files=files)
+    request = PullRequest(title=title, body=body, branch=state.branch, patch=patch, files=files)
+    forge = LocalForge(journey.folder.path)
+    made = await asyncio.to_thread(forge.open_pull_request, request)
+    journey.audit.append("branch.exported", branch=state.branch, commit=commit, tree=tree_of(journey.store, tip))
+    return state.model_copy(update={"pull_request": made.location})
+
+
+def _ends(journey: Journey) -> list[tuple[str, str]]:
+    """Return (step, commit) of finished work that no other finished work builds on, in the plan's order."""
+    done: dict[str, StepResult] = {
+        step.id: journey.results[step.id]
+        for step in journey.plan.tasks
+        if step.id in journey.passed and journey.results[step.id].commit
+    }
+    built_on = {need for name in done for need in journey.steps[name].needs}
+    return [(name, result.commit) for name, result in done.items() if name not in built_on]
+
+
+def _export(journey: Journey, ends: list[tuple[str, str]]) -> tuple[str, str, bytes]:
+    store = journey.store
+    tip = store.merge(ends, message="workflowmaster: all steps")
+    if tree_of(store, tip) == tree_of(store, store.origin):
+        return tip, "", b""
+    author = _author(journey.settings.commit_author)
+    message = f"{journey.plan.name}\n\nWorkflow {journey.id}, plan {journey.plan.workflow_hash[:12]}."
+    commit = store.export(tip, branch=branch(journey), message=message, author=author)
+    return tip, commit, store.patch(tip)
+
+
+def _author(text: str) -> tuple[str, str]:
+    found = re.fullmatch(r"\s*(.*?)\s*<(.+)>\s*", text)
+    return (found[1], found[2]) if found else (text.strip(), "workflowmaster@localhost")
+
+
+async def _artifact(state: WorkflowState, logs: Mapping[str, str]) -> None:
+    """Show the report in the Prefect UI; outside a flow run there is nowhere to show it."""
+    from prefect.artifacts import acreate_markdown_artifact  # noqa: PLC0415 - the pure parts need no Prefect
+    from prefect.context import FlowRunContext  # noqa: PLC0415
+
+    if FlowRunContext.get() is None:
+        return
+    await acreate_markdown_artifact(
+        key="report", markdown=report.markdown(state, logs), description=f"{state.status}: {state.plan.name}"[:200]
+    )

@@ -1,0 +1,274 @@
+"""One attempt of one step: its tree laid, its container sent off, its end judged, its tree taken in.
+
+A step is a function from tree to tree, so every attempt starts from the step's input commit, whatever an earlier attempt
+left behind, and only an attempt that succeeded becomes a commit. Who is to blame for an end is decided here once:
+`StepFailed` is the step's own doing, `SandboxUnavailable` is ours or the engine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from workflowmaster.blocks import layering
+from workflowmaster.blocks.container import Ending
+from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.blocks.exchange import BadOutputs
+from workflowmaster.blocks.failure import explain
+from workflowmaster.blocks.output import Capture
+from workflowmaster.blocks.receipt import Receipt
+from workflowmaster.blocks.workspace import WorkspaceError, prepare, remove_tree
+from workflowmaster.flows import commands
+from workflowmaster.flows.journey import Journey
+from workflowmaster.flows.parking import Parked, Parking, Tree
+from workflowmaster.flows.plan import Step, StepResult, StepStatus
+
+T = TypeVar("T")
+
+
+class StepFailed(RuntimeError):  # noqa: N818 - it is an outcome
+    """The step's own work failed; `result` is its account and `cause` the failure's class."""
+
+    def __init__(self, result: StepResult, cause: str) -> None:
+        super().__init__(result.reason)
+        self.result = result
+        self.cause = cause
+
+
+@dataclass
+class Attempt:
+    """One attempt in the making."""
+
+    journey: Journey
+    parking: Parking
+    step: Step
+    number: int
+    lines: Callable[[str], None]
+    """Called with each line of output, from a thread."""
+    queued_at: float
+
+    @property
+    def commit(self) -> str:
+        """Commit the attempt starts from."""
+        return self.journey.inputs[self.step.id]
+
+
+async def run(attempt: Attempt) -> StepResult:
+    """Run the step's work and its check. Raises StepFailed, SandboxUnavailable or WorkspaceError."""
+    journey, step = attempt.journey, attempt.step
+    parked = await attempt.parking.take(step, attempt.number)
+    started = time.time()
+    try:
+        await _fill(attempt, parked)
+        receipt = await _send(attempt, parked, "work")
+        outputs, fault = await asyncio.get_running_loop().run_in_executor(journey.threads, _outputs, parked, step)
+        reason, cause = explain(receipt, step.timeout_seconds)
+        reason, cause = (reason, cause) if reason else (fault, "failure" if fault else "")
+        commit, findings = await _take_in(attempt, parked, keep=not reason or step.continue_on_error)
+    finally:
+        _leave(journey, parked)
+    receipts = [receipt]
+    if step.check and not reason:
+        receipts.append(await _check(attempt, commit))
+        reason, cause = explain(receipts[-1], step.timeout_seconds)
+        reason = reason and f"its check failed: {reason}"
+    result = StepResult(
+        step=step.id,
+        status="failed" if reason else "completed",
+        key=journey.keys[step.id],
+        attempts=attempt.number,
+        exit_code=receipts[-1].exit_code,
+        seconds=time.time() - started,
+        reason=reason,
+        input_commit=attempt.commit,
+        commit=attempt.commit if reason and not step.continue_on_error else commit,
+        outputs=outputs,
+        receipts=(*journey.receipts.get(step.id, ()), *receipts),
+        findings=findings,
+        log=str(journey.folder.log(step.id, attempt.number).relative_to(journey.folder.path)),
+        started_at=started,
+    )
+    if reason:
+        journey.receipts[step.id] = result.receipts
+        raise StepFailed(result, cause)
+    return result
+
+
+async def _fill(attempt: Attempt, parked: Parked) -> None:
+    """Lay the input tree, and complete what the container finds in `/wm`."""
+    journey, step = attempt.journey, attempt.step
+    before = {name: journey.results[name] for name in journey.ancestors[step.id] if name in journey.results}
+    values = commands.environment(step, journey.plan, journey.record.options.inputs, before)
+    values |= {"WM_STEP": step.id, "WM_ATTEMPT": str(attempt.number)}
+
+    def fill() -> None:
+        if parked.tree:
+            lay(journey, parked.tree, attempt.commit)
+            if step.git:
+                journey.store.throwaway_git(parked.tree.path)
+            journey.store.release(parked.tree.path)
+        for name, data, executable in layering.read(journey.store, attempt.commit, step.inputs) if step.inputs else ():
+            parked.exchange.place(name, data, executable=executable)
+        parked.exchange.write(values, commands.files(step, "work"))
+
+    await in_git(journey, fill)
+
+
+async def _send(attempt: Attempt, parked: Parked, purpose: str) -> Receipt:
+    """Say go, read to the end, and give the account. A cancelled run kills the container first."""
+    journey, step, container = attempt.journey, attempt.step, parked.container
+    policy = container.request.policy
+    path = journey.folder.log(step.id, attempt.number)
+    journey.audit.append(
+        "container.started",
+        step=step.id,
+        attempt=attempt.number,
+        purpose=purpose,
+        container=container.id,
+        image=container.request.image_id,
+        policy=policy.name,
+        policy_hash=policy.hash,
+    )
+    parked_for, began = time.monotonic() - container.parked_at, time.time()
+
+    def go() -> tuple[Ending, int]:
+        with Capture(path, cap=policy.output_cap, policy=policy.name, lines=attempt.lines) as capture:
+            ending = container.run(parked.exchange.inward, step.timeout_seconds, capture)
+            if ending.timed_out:
+                capture.note(f"[workflowmaster: stopped after {step.timeout_seconds:g} s, the step's wall time]")
+            return ending, capture.size
+
+    work = asyncio.get_running_loop().run_in_executor(journey.threads, go)
+    try:
+        ending, size = await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.get_running_loop().run_in_executor(journey.threads, container.kill)
+        await asyncio.wait([work])
+        raise
+    receipt = _receipt(parked, ending, purpose).model_copy(
+        update={
+            "bytes_out": size,
+            "started_at": began,
+            "parked_seconds": max(parked_for, 0.0),
+            "queued_seconds": max(began - attempt.queued_at, 0.0),
+        }
+    )
+    journey.audit.append("container.finished", step=step.id, **receipt.model_dump(mode="json", exclude={"command"}))
+    return receipt
+
+
+def _receipt(parked: Parked, ending: Ending, purpose: str) -> Receipt:
+    request = parked.container.request
+    killed = ending.exit_code - 128 if 128 < ending.exit_code < 160 else None  # noqa: PLR2004 - the shell's convention
+    return Receipt(
+        container_id=parked.container.id,
+        container_name=request.name,
+        image_id=request.image_id,
+        policy=request.policy.name,
+        policy_hash=request.policy.hash,
+        purpose=purpose,
+        command=request.argv,
+        user=request.user,
+        exit_code=ending.exit_code,
+        signal=killed,
+        oom_killed=ending.oom_killed,
+        timed_out=ending.timed_out,
+        output_capped=ending.capped,
+        seconds=ending.seconds,
+        cpu_seconds=ending.usage.cpu_seconds,
+        peak_memory=ending.usage.peak_memory,
+        peak_pids=ending.usage.peak_pids,
+        refused=ending.error,
+    )
+
+
+def _outputs(parked: Parked, step: Step) -> tuple[dict[str, str], str]:
+    """Return the step's named outputs and, if they cannot be used, why."""
+    try:
+        found = parked.exchange.outputs()
+    except BadOutputs as error:
+        return {}, str(error)
+    missing = [name for name in step.outputs if name not in found]
+    return found, f"it did not write {', '.join(missing)} to $WM_OUTPUT, as its outputs promise" if missing else ""
+
+
+async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str, tuple[str, ...]]:
+    """Turn what the step left into a commit. Under a policy that throws its copy away, the input commit remains."""
+    journey, step, commit = attempt.journey, attempt.step, attempt.commit
+    way = parked.container.request.policy.workspace
+
+    def take() -> tuple[str, tuple[str, ...]]:
+        if not keep or way == "copy":
+            return commit, ()
+        message = f"{step.id}: {step.name}"
+        if way != "rw" or not parked.tree:
+            outward = parked.exchange.outward
+            taken = layering.overlay(journey.store, commit, outward, step=step.id, message=message)
+            if parked.tree:
+                parked.tree.commit = commit  # it was mounted read-only
+            return taken.commit, taken.findings
+        taken = journey.store.snapshot(parked.tree.path, parents=[commit], step=step.id, message=message)
+        parked.tree.commit = taken.commit
+        return taken.commit, taken.findings
+
+    return await in_git(journey, take)
+
+
+async def _check(attempt: Attempt, commit: str) -> Receipt:
+    """Run the step's check in a container of its own, on a copy of the tree that the work left."""
+    journey, step = attempt.journey, attempt.step
+    parked = await attempt.parking.park(step, attempt.number, "check")
+
+    def fill() -> None:
+        if parked.tree:
+            lay(journey, parked.tree, commit)
+            parked.tree.commit = ""
+        values = commands.environment(step, journey.plan, journey.record.options.inputs, {})
+        parked.exchange.write({**values, "WM_STEP": step.id}, commands.files(step, "check"))
+
+    try:
+        await in_git(journey, fill)
+        return await _send(attempt, parked, "check")
+    finally:
+        _leave(journey, parked)
+
+
+def lay(journey: Journey, tree: Tree, commit: str) -> None:
+    """Make a step's directory hold a commit. From here on it counts as unknown until it is taken in again.
+
+    Only where nothing has run since we last knew its content does the difference of the trees suffice.
+    """
+    if tree.commit:
+        journey.store.switch(tree.path, tree.commit, commit)
+    else:
+        prepare(tree.path, *journey.user)
+        journey.store.lay(commit, tree.path)
+    tree.commit = ""
+
+
+def _leave(journey: Journey, parked: Parked) -> None:
+    """Remove the container and its folders in the background: nobody waits for that."""
+
+    def remove() -> None:
+        parked.container.remove()
+        remove_tree(parked.exchange.folder)
+
+    journey.threads.submit(remove)
+
+
+async def in_git(journey: Journey, work: Callable[[], T]) -> T:
+    """Do work on the store in its one thread."""
+    return await asyncio.get_running_loop().run_in_executor(journey.git, work)
+
+
+def host_result(journey: Journey, step: Step, *, status: StepStatus = "completed", **fields: Any) -> StepResult:
+    """Return the result of a step that ran on the host, or not at all; its tree is its input tree."""
+    commit = journey.inputs.get(step.id, journey.store.base)
+    known = {"key": journey.keys.get(step.id, ""), "input_commit": commit, "commit": commit, "started_at": time.time()}
+    return StepResult(step=step.id, status=status, **{**known, **fields})
+
+
+__all__ = ["Attempt", "SandboxUnavailable", "StepFailed", "WorkspaceError", "host_result", "in_git", "run"]

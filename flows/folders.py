@@ -1,0 +1,167 @@
+"""Where everything lies: the state directory and one folder per workflow, private to their owner.
+
+Files that must not be half-written are replaced by rename after fsync. A reader therefore sees the old or the new one,
+never a mixture, whatever kills the writer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from workflowmaster.flows.settings import home
+from workflowmaster.flows.state import WorkflowState
+
+ID = re.compile(r"[a-z0-9][a-z0-9-]{2,79}")
+
+
+class UnknownWorkflow(LookupError):  # noqa: N818 - what was asked for, not what went wrong
+    """No workflow has that id; the message lists what there is."""
+
+
+def new_id(now: datetime | None = None) -> str:
+    """Make a workflow id: `task-YYYYMMDD-HHMMSS-` and eight hex digits, as the guide has it. Time is UTC."""
+    moment = now or datetime.now(UTC)
+    return f"task-{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One workflow's folder."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The workflow's id."""
+        return self.path.name
+
+    @property
+    def state_file(self) -> Path:
+        """`WorkflowState` as JSON."""
+        return self.path / "state.json"
+
+    @property
+    def record(self) -> Path:
+        """What `run` was asked for and pinned: prompt, options, image ids."""
+        return self.path / "run.json"
+
+    @property
+    def prompt(self) -> Path:
+        """The prompt's bytes as they were when the workflow was made."""
+        return self.path / "prompt.md"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def store(self) -> Path:
+        """The private git store's folder."""
+        return self.path / "git"
+
+    @property
+    def trees(self) -> Path:
+        """Work trees of running steps."""
+        return self.path / "trees"
+
+    @property
+    def exchange(self) -> Path:
+        """What goes into containers and comes out of them, one folder each."""
+        return self.path / "exchange"
+
+    def log(self, step: str, attempt: int = 1) -> Path:
+        """Return the raw log of one attempt of a step."""
+        return self.path / "logs" / f"{safe(step)}.{attempt}.log"
+
+    def logs(self, step: str) -> list[Path]:
+        """Return the logs of all attempts of a step, in order."""
+        found = (self.path / "logs").glob(f"{safe(step)}.*.log")
+        own = [path for path in found if path.name.removeprefix(f"{safe(step)}.").removesuffix(".log").isdigit()]
+        return sorted(own, key=lambda path: int(path.name.split(".")[-2]))
+
+    def state(self) -> WorkflowState:
+        """Read the workflow's state."""
+        return WorkflowState.model_validate_json(self.state_file.read_bytes())
+
+
+def workflows() -> Path:
+    """Return the folder of all workflows."""
+    return home() / "workflows"
+
+
+def create(workflow_id: str) -> Folder:
+    """Make a workflow's folder, readable by nobody else."""
+    if not ID.fullmatch(workflow_id):
+        raise ValueError(f"{workflow_id!r} is no workflow id: use 3 to 80 lower-case letters, digits and dashes")
+    path = workflows() / workflow_id
+    home().mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for parent in (home(), path.parent, path):
+        parent.chmod(0o700)
+    return Folder(path)
+
+
+def find(workflow_id: str) -> Folder:
+    """Find a workflow by its id, a unique beginning or ending of it, or `latest`. UnknownWorkflow otherwise."""
+    known = everything()
+    if workflow_id == "latest" and known:
+        return known[0]
+    hits = [f for f in known if f.id == workflow_id] or [
+        f for f in known if f.id.startswith(workflow_id) or f.id.endswith(workflow_id)
+    ]
+    if len(hits) == 1:
+        return hits[0]
+    what = "matches more than one workflow" if hits else "no such workflow"
+    shown = ", ".join(f.id for f in (hits or known)[:5]) or "none yet"
+    raise UnknownWorkflow(f"{workflow_id}: {what} in {home()}. Known: {shown} (`workflowmaster list`)")
+
+
+def everything() -> list[Folder]:
+    """Return all workflows, the newest first."""
+    if not workflows().is_dir():
+        return []
+    made = [Folder(path) for path in workflows().iterdir() if (path / "state.json").exists()]
+    return sorted(made, key=lambda folder: (folder.path.stat().st_ctime_ns, folder.id), reverse=True)
+
+
+def safe(step: str) -> str:
+    """Spell a step's id as a file name or a part of a container's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", step)
+
+
+def write_atomically(path: Path, data: bytes | str, *, durable: bool = True) -> None:
+    """Replace a file so that a reader or a crash sees the old or the new content, never half of it."""
+    body = data.encode() if isinstance(data, str) else data
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

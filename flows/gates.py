@@ -1,0 +1,68 @@
+"""Whether a step may run, and what its end means for the rest. Pure but for reading the journey.
+
+Dependants follow the rule that users of GitHub Actions know: a step runs when all its needs succeeded, and a step that
+was skipped by its own `if` takes those that need it along, unless they say `if: always()`.
+"""
+
+from __future__ import annotations
+
+from workflowmaster.flows.conditions import StepView, evaluate, parse_condition
+from workflowmaster.flows.execution import host_result
+from workflowmaster.flows.journey import Journey
+from workflowmaster.flows.plan import Step, StepResult
+
+STATUS_FUNCTIONS = ("always(", "failure(")
+
+
+def before(step: Step, journey: Journey) -> StepResult | None:
+    """Return the result of a step that does not run, or None if it does."""
+    in_the_way = [name for name in step.needs if name not in journey.passed]
+    whatever = any(word in step.condition for word in STATUS_FUNCTIONS)
+    if in_the_way and not whatever:
+        return _stopped(step, journey, in_the_way)
+    if step.condition and not _holds(step, journey):
+        return host_result(journey, step, status="skipped", reason=f"its condition is not met: {step.condition}")
+    return None
+
+
+def _stopped(step: Step, journey: Journey, names: list[str]) -> StepResult:
+    statuses = {name: journey.results[name].status for name in names}
+    if "waiting" in statuses.values() and not {"failed", "blocked"} & set(statuses.values()):
+        return host_result(journey, step, status="waiting", reason=f"it needs {_listed(statuses)}")
+    status = "skipped" if set(statuses.values()) == {"skipped"} else "blocked"
+    return host_result(journey, step, status=status, reason=f"it needs {_listed(statuses)}")
+
+
+def _listed(statuses: dict[str, str]) -> str:
+    shown = [f"{name}, which is {status}" for name, status in list(statuses.items())[:3]]
+    return "; ".join(shown) + (f" and {len(statuses) - 3} more" if len(statuses) > 3 else "")  # noqa: PLR2004
+
+
+def _holds(step: Step, journey: Journey) -> bool:
+    seen = {name: journey.results[name] for name in journey.ancestors[step.id]}
+    views = {name: StepView(result.status, result.outputs) for name, result in seen.items()}
+    return evaluate(
+        parse_condition(step.condition), steps=views, inputs=journey.record.options.inputs, matrix=step.matrix
+    )
+
+
+def after(step: Step, result: StepResult, journey: Journey) -> StepResult:
+    """Apply the step's `on-failure` and note whether what needs it may go on."""
+    if result.status == "failed" and step.on_failure == "skip":
+        result = result.model_copy(
+            update={"status": "skipped", "reason": f"given up, as its on-failure says: {result.reason}"}
+        )
+        journey.passed.add(step.id)
+    elif result.status == "failed" and step.on_failure == "escalate":
+        asks = f"it failed and asks for a person: {result.reason}"
+        result = result.model_copy(update={"status": "waiting", "reason": asks})
+    if result.status == "completed" or (result.status == "failed" and step.continue_on_error):
+        journey.passed.add(step.id)
+    return result
+
+
+def aborts(step: Step, result: StepResult) -> str:
+    """Return why the whole run stops here, or nothing."""
+    if result.status == "failed" and step.on_failure == "abort":
+        return f"step {step.id} failed and its on-failure is abort: {result.reason}"
+    return ""

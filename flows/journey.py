@@ -1,0 +1,342 @@
+"""One run's surroundings: everything that is opened before the first step and closed after the last.
+
+`prepare` does all that can go wrong through bad input, in the order of cost, before Prefect is imported and before
+anything is started: a run that cannot work is refused with nothing half-done. What it returns is a context object that
+the flow, its tasks and the parking share; it holds handles, not decisions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from workflowmaster import policies
+from workflowmaster.blocks.engine import Engine, SandboxUnavailable
+from workflowmaster.blocks.owner import Owner
+from workflowmaster.blocks.receipt import Receipt
+from workflowmaster.blocks.workspace import Store
+from workflowmaster.flows import compiler, folders, prompts
+from workflowmaster.flows.audit import AuditLog
+from workflowmaster.flows.diagnostics import PromptError
+from workflowmaster.flows.folders import Folder, write_atomically
+from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
+from workflowmaster.flows.scheduling import ancestors
+from workflowmaster.flows.settings import Settings
+from workflowmaster.flows.state import WorkflowState
+from workflowmaster.policies import PolicyError, SecurityPolicy
+
+STEP_USER = 1000
+"""Uid and gid that steps run as when the orchestrator is root: the step image's own user."""
+
+current: ContextVar[Journey] = ContextVar("journey")
+"""The run that the code at hand belongs to. Tasks take only a step's id: a plan passed as a parameter would be stored
+with every task run, and Prefect draws an edge for each value it has seen as a result before."""
+
+
+class NeedsPerson(RuntimeError):  # noqa: N818 - nothing failed
+    """The run cannot go on without a person: an agent to be named, an approval to be given, a claim to be freed."""
+
+
+class BadOption(ValueError):  # noqa: N818 - says what was bad
+    """An argument of a command that cannot be meant; the message says what was expected."""
+
+
+class Options(Noun):
+    """What a run was asked for; kept with it, so that a resume asks for the same."""
+
+    prompt: str
+    workspace: str = "."
+    policy: str | None = None
+    inputs: dict[str, str] = {}
+    max_parallel: int | None = None
+    agent: str = ""
+    include_dirty: bool = False
+
+
+class Record(Noun):
+    """A run's own account, beside its state: what it was asked for and what was pinned."""
+
+    schema_version: int = 1
+    workflow_id: str
+    options: Options
+    workflow_hash: str
+    images: dict[str, str]
+    """Image reference → id."""
+    flow_run_id: str = ""
+    api_url: str = ""
+    """Server the flow run lives on; empty for the embedded one."""
+    approvals: dict[str, str] = {}
+    """Step id → who answered and what, once a person has."""
+
+
+@dataclass
+class Journey:
+    """A run in progress. Only the event loop's thread changes `results`, `running`, `reused` and `decisions`."""
+
+    folder: Folder
+    record: Record
+    plan: Plan
+    settings: Settings
+    engine: Engine
+    store: Store
+    audit: AuditLog
+    policies: dict[str, SecurityPolicy]
+    """Step id → the limits it runs under: its policy, lowered by its own wishes and the operator's settings."""
+    user: tuple[int, int]
+    lock: IO[str]
+    started_at: float = field(default_factory=time.time)
+    results: dict[str, StepResult] = field(default_factory=dict)
+    running: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Step id → commit it starts from."""
+    passed: set[str] = field(default_factory=set)
+    """Steps that what needs them may build on: completed, or given up with leave to go on."""
+    receipts: dict[str, tuple[Receipt, ...]] = field(default_factory=dict)
+    """Step id → what the containers of its failed attempts did."""
+    infrastructure: list[str] = field(default_factory=list)
+    """Troubles that were not the steps' own."""
+    crash: Exception | None = None
+    """What ended the flow itself, kept because Prefect only hands out its text."""
+    owner: Owner = field(default_factory=Owner.me)
+
+    def __post_init__(self) -> None:
+        self.git = ThreadPoolExecutor(1, thread_name_prefix="git")
+        """All work on the store and the trees: filling directories from several threads is ten times slower."""
+        self.threads = ThreadPoolExecutor(256, thread_name_prefix="container")
+        self.starts = threading.BoundedSemaphore(max(1, os.cpu_count() or 1))
+        """Starts at one time. More than cores only makes all of them slower (measured: 8.7/s at 2, 6.2/s at 8)."""
+        self.steps = {step.id: step for step in self.plan.tasks}
+        self.ancestors = ancestors(self.plan.tasks)
+
+    @property
+    def id(self) -> str:
+        """The workflow's id."""
+        return self.folder.id
+
+    @property
+    def parallel(self) -> int:
+        """Steps that may run at one time."""
+        return self.record.options.max_parallel or self.plan.max_parallel
+
+    def state(self, **changes: object) -> WorkflowState:
+        """Draw the state as it stands."""
+        now = WorkflowState(
+            workflow_id=self.id,
+            flow_run_id=self.record.flow_run_id,
+            plan=self.plan,
+            workspace=self.record.options.workspace,
+            images=self.record.images,
+            results=dict(self.results),
+            running=tuple(self.running),
+            reused=tuple(self.reused),
+            decisions=tuple(self.decisions),
+            base_commit=self.store.base,
+            audit_log=str(self.folder.audit),
+            started_at=self.started_at,
+            seconds=time.time() - self.started_at,
+        )
+        return now.model_copy(update=changes)
+
+    def save(self, state: WorkflowState, *, durable: bool = False) -> None:
+        """Write the state for those who watch from outside."""
+        write_atomically(self.folder.state_file, state.model_dump_json(), durable=durable)
+
+    def close(self) -> None:
+        """Close everything; the folder stays."""
+        self.threads.shutdown(wait=True)
+        self.git.submit(self.store.close).result()
+        self.git.shutdown()
+        self.audit.close()
+        self.engine.close()
+        self.lock.close()
+
+
+def compile_file(options: Options, settings: Settings, data: bytes | None = None, *, running: bool = True) -> Plan:
+    """Read and compile a prompt. PromptError carries the diagnostics, warnings too, if there is an error."""
+    prompt = prompts.read(Path(options.prompt)) if data is None else prompts.parse(data, options.prompt)
+    done = compiler.compile_prompt(
+        prompt,
+        compiler.Options(
+            policy=options.policy or (None if settings.security_policy == "standard" else settings.security_policy),
+            inputs=options.inputs,
+            default_image=settings.image,
+            default_timeout_seconds=settings.default_timeout_seconds,
+            max_retries=settings.max_retry_attempts,
+            max_parallel=options.max_parallel or settings.max_parallel_tasks,
+            agent=bool(options.agent or settings.agent),
+            require_inputs=running,
+        ),
+    )
+    if done.plan is None:
+        raise PromptError(*done.diagnostics)
+    return done.plan
+
+
+def prepare(options: Options, settings: Settings, *, resume: Folder | None = None) -> Journey:
+    """Open everything a run needs, or refuse with the first reason why it cannot work.
+
+    Raises PromptError, PolicyError, WorkspaceError, NeedsPerson, SandboxUnavailable.
+    """
+    data = resume.prompt.read_bytes() if resume else None
+    plan = compile_file(options, settings, data)
+    _need_agent(plan, options.agent or settings.agent)
+    limits = {step.id: effective(step, settings) for step in plan.tasks}
+    engine = Engine()
+    images = pin(plan, engine)
+    folder = resume or folders.create(folders.new_id())
+    with _undone(folder, new=resume is None) as lock:
+        if not resume:
+            write_atomically(folder.prompt, Path(options.prompt).read_bytes())
+        user = (STEP_USER, STEP_USER) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+        workspace = Path(options.workspace).resolve()
+        store = Store.open(
+            folder.store, workspace, include_dirty=options.include_dirty, owner=user if os.geteuid() == 0 else None
+        )
+        record = Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images)
+        if resume:
+            record = resumed(resume, record)
+        journey = Journey(
+            folder=folder,
+            record=record,
+            plan=plan,
+            settings=settings,
+            engine=engine,
+            store=store,
+            audit=AuditLog(folder.audit),
+            policies=limits,
+            user=user,
+            lock=lock,
+        )
+        keep(journey, record)
+        return journey
+
+
+def resumed(folder: Folder, record: Record) -> Record:
+    """Carry over what an earlier part of the same run knows: its flow run, its pinned images, its approvals."""
+    before = Record.model_validate_json(folder.record.read_bytes())
+    carried = {"flow_run_id": before.flow_run_id, "api_url": before.api_url, "approvals": before.approvals}
+    return record.model_copy(update={**carried, "images": {**record.images, **before.images}})
+
+
+def keep(journey: Journey, record: Record) -> None:
+    """Make a changed record the run's own."""
+    journey.record = record
+    write_atomically(journey.folder.record, record.model_dump_json(indent=1))
+
+
+@contextlib.contextmanager
+def _undone(folder: Folder, *, new: bool) -> Iterator[IO[str]]:
+    """Hold the workflow's claim; give it back, and the folder away if it is new, should the preparation fail."""
+    lock = claim(folder)
+    try:
+        yield lock
+    except BaseException:
+        lock.close()
+        if new:
+            import shutil  # noqa: PLC0415 - only for a refusal
+
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+def claim(folder: Folder) -> IO[str]:
+    """Lock the workflow for this process until the file is closed; the kernel frees it however the process ends."""
+    file = (folder.path / "claim").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise NeedsPerson(f"{folder.id} is being worked on by {holder}; wait for it or stop it first") from error
+    file.truncate(0)
+    file.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    file.flush()
+    return file
+
+
+def effective(step: Step, settings: Settings, base: SecurityPolicy | None = None) -> SecurityPolicy:
+    """Return the limits a step runs under. A setting above the policy's grant changes nothing: it can only lower."""
+    policy = base or policies.load(step.policy)
+    wanted = step.resources
+    memory = [wanted.memory, settings.max_memory_mb and settings.max_memory_mb * 2**20]
+    cpus = [wanted.cpus, settings.max_cpu_cores]
+    return policies.lower(
+        policy,
+        memory=_least(policy.memory, memory),
+        cpus=_least(policy.cpus, cpus),
+        pids=wanted.pids,
+        disk=wanted.disk,
+        wall_seconds=step.timeout_seconds if step.in_container else None,
+    )
+
+
+def _least(grant: float, wishes: list[float | None]) -> float | None:
+    given = [wish for wish in wishes if wish is not None]
+    return min(grant, *given) if given else None
+
+
+def pin(plan: Plan, engine: Engine) -> dict[str, str]:
+    """Resolve every image the plan names to an id. Raises SandboxUnavailable naming what is missing and the mend."""
+    found, missing = {}, []
+    for reference in sorted({step.image for step in plan.tasks if step.in_container}):
+        image_id = engine.image_id(reference)
+        if image_id:
+            found[reference] = image_id
+        else:
+            missing.append(reference)
+    if missing:
+        ours = [r for r in missing if r.startswith("workflowmaster/")]
+        pulls = [f"docker pull {shlex.quote(r)}" for r in missing if r not in ours]
+        how = " and ".join([*(["workflowmaster image build"] if ours else []), *pulls])
+        raise SandboxUnavailable(
+            f"the engine has no image {', '.join(missing)}, and a run never pulls: {how} first", reason="image"
+        )
+    return found
+
+
+def _need_agent(plan: Plan, agent: str) -> None:
+    waiting = [step for step in plan.tasks if step.kind == "agent"]
+    if waiting and not agent:
+        lines = [f"  {step.id}  {step.name}  ({plan.prompt.path}:{step.source.line})" for step in waiting[:12]]
+        more = [f"  … and {len(waiting) - 12} more"] if len(waiting) > 12 else []  # noqa: PLR2004
+        raise NeedsPerson(
+            "\n".join(
+                [
+                    f"{plan.prompt.path}: {len(waiting)} steps are work for an agent, and none is configured:",
+                    *lines,
+                    *more,
+                    "Name the command that does them inside the sandbox, with the prompt on its stdin:",
+                    f"  workflowmaster run {shlex.quote(plan.prompt.path)} --agent 'COMMAND …'",
+                ]
+            )
+        )
+
+
+__all__ = [
+    "Journey",
+    "NeedsPerson",
+    "Options",
+    "PolicyError",
+    "Record",
+    "claim",
+    "compile_file",
+    "current",
+    "effective",
+    "keep",
+    "pin",
+    "prepare",
+]

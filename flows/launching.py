@@ -1,0 +1,116 @@
+"""The commands that run something: `run`, `resume`, `approve`."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from workflowmaster.blocks.output import tail
+from workflowmaster.flows import folders, journey, report, running
+from workflowmaster.flows.diagnostics import PromptError
+from workflowmaster.flows.folders import Folder, write_atomically
+from workflowmaster.flows.journey import Journey, NeedsPerson, Options, Record, compile_file, prepare
+from workflowmaster.flows.progress import Progress
+from workflowmaster.flows.settings import Settings, load
+from workflowmaster.flows.state import WorkflowState
+
+
+def asked_for(given: argparse.Namespace) -> Options:
+    """Read the options of a run from the command line. ValueError-like PromptError for a bad `--input`."""
+    return Options(
+        prompt=given.file,
+        workspace=str(Path(getattr(given, "workspace", ".")).resolve()),
+        policy=given.policy,
+        inputs=inputs(given.input),
+        max_parallel=given.max_parallel,
+        agent=given.agent,
+        include_dirty=getattr(given, "include_dirty", False),
+    )
+
+
+def inputs(pairs: list[str]) -> dict[str, str]:
+    """Read `k=v` pairs. ValueError names the first that is none."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise journey.BadOption(f"--input {pair}: expected NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run a prompt file from its first step on."""
+    settings = load()
+    options = asked_for(given)
+    if not Path(options.workspace).is_dir():
+        raise NotADirectoryError(f"--workspace {options.workspace}: no such directory")
+    compile_file(options, settings)  # what is wrong with the prompt is said before anything is started
+    return _go(options, settings, given, None)
+
+
+def resume(given: argparse.Namespace) -> int:
+    """Go on with a run: what finished comes back from its results, the rest runs."""
+    folder = folders.find(given.id)
+    record = Record.model_validate_json(folder.record.read_bytes())
+    return _go(record.options, load(), given, folder)
+
+
+def approve(given: argparse.Namespace) -> int:
+    """Keep a person's answer with the run, and go on with it."""
+    folder = folders.find(given.id)
+    record = Record.model_validate_json(folder.record.read_bytes())
+    step = given.step or _only_waiting(folder)
+    answer = f"{'denied' if given.deny else 'approved'} by {getpass.getuser()}"
+    lock = journey.claim(folder)
+    try:
+        changed = record.model_copy(update={"approvals": {**record.approvals, step: answer}})
+        write_atomically(folder.record, changed.model_dump_json(indent=1))
+    finally:
+        lock.close()
+    return _go(record.options, load(), given, folder)
+
+
+def _only_waiting(folder: Folder) -> str:
+    state = folder.state()
+    asks = [s.id for s in state.plan.tasks if s.approval and state.step_status(s.id) == "waiting"]
+    if len(asks) != 1:
+        what = f"more than one step waits ({', '.join(asks)}): name it with --step" if asks else "no step waits"
+        raise NeedsPerson(f"{folder.id}: {what}")
+    return asks[0]
+
+
+def _go(options: Options, settings: Settings, given: argparse.Namespace, folder: Folder | None) -> int:
+    """Prepare while the server starts, run, and say how it ended."""
+    with ExitStack() as stack:
+        own = stack.enter_context(running.server())
+        opened: Journey = prepare(options, settings, resume=folder)
+        progress = stack.enter_context(Progress(opened.plan, quiet=given.quiet))
+        if given.verbose:
+            progress.show_logs = True
+        progress.note(f"{opened.id}: {opened.plan.name}")
+        try:
+            state = running.execute(opened, progress, own)
+        except KeyboardInterrupt:
+            progress.close()
+            _say(given, opened.folder.state())
+            return 130
+    _say(given, state)
+    return running.exit_code(state, infrastructure=bool(opened.infrastructure))
+
+
+def _say(given: argparse.Namespace, state: WorkflowState) -> None:
+    """Tell people on stderr, and programs on stdout, how it ended."""
+    folder = folders.Folder(folders.workflows() / state.workflow_id)
+    logs = {step: tail(paths[-1], 40) for step in state.results if (paths := folder.logs(step))}
+    lines = [*report.failure_excerpt(state, logs), *report.closing(state)]
+    sys.stderr.write("\n".join(lines) + "\n")
+    if given.json:
+        print(json.dumps(running.answer(state)))  # noqa: T201 - the command's answer
+
+
+__all__ = ["PromptError", "approve", "asked_for", "inputs", "resume", "run"]

@@ -1,0 +1,189 @@
+"""Containers for the steps that come next, started while the present ones still work.
+
+The plan knows what follows, so the next steps' own containers are created and started ahead and wait for their go. A
+container is parked for one attempt of one step, with its limits, and is never given to another; one that is not needed
+after all is removed. Directories follow the same thought: a step that continues a chain gets its predecessor's, so that
+nothing has to be copied, and all others are filled with the nearest known tree while they wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workflowmaster.blocks.container import WORKSPACE, Container, ContainerRequest, Mount
+from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.blocks.exchange import Exchange
+from workflowmaster.flows.commands import argv
+from workflowmaster.flows.folders import safe
+from workflowmaster.flows.journey import Journey
+from workflowmaster.flows.plan import Step
+
+AHEAD = 3
+"""Containers parked beyond the running ones. Measured: three are enough for steps that work for half a second."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Tree:
+    """A directory that one running step at a time works in."""
+
+    path: Path
+    commit: str = ""
+    """Commit it is known to hold; empty once code of a step may have changed it."""
+    heir: str = ""
+    """Step that is parked on it already and goes next."""
+
+
+@dataclass
+class Parked:
+    """One attempt's container, its folders and its tree."""
+
+    container: Container
+    exchange: Exchange
+    tree: Tree | None
+
+
+@dataclass
+class Trees:
+    """Hands out directories, reusing those that are free."""
+
+    folder: Path
+    free: list[Tree] = field(default_factory=list)
+    held: dict[str, Tree] = field(default_factory=dict)
+    made: int = 0
+
+    def reserve(self, step: Step) -> Tree:
+        """Give a step its directory: its own already, that of the step it continues, a free one or a new one."""
+        if step.id in self.held:
+            return self.held[step.id]
+        tree = self._inherited(step) or (self.free.pop() if self.free else self._new())
+        self.held[step.id] = tree
+        return tree
+
+    def _inherited(self, step: Step) -> Tree | None:
+        for need in step.needs[:1]:
+            tree = self.held.get(need)
+            if tree and not tree.heir:
+                tree.heir = step.id
+                return tree
+        return None
+
+    def _new(self) -> Tree:
+        self.made += 1
+        path = self.folder / str(self.made)
+        path.mkdir(parents=True)
+        return Tree(path)
+
+    def release(self, step_id: str) -> None:
+        """Take a step's directory back; it goes to its heir, if it has one."""
+        tree = self.held.pop(step_id, None)
+        if tree is None:
+            return
+        tree.heir = ""  # whoever was heir holds it now, or it was the heir that left
+        if tree not in self.held.values():
+            self.free.append(tree)
+
+
+class Parking:
+    """The containers that wait. All methods belong to the event loop's thread."""
+
+    def __init__(self, journey: Journey) -> None:
+        self.journey = journey
+        self.trees = Trees(journey.folder.trees)
+        self.enabled = True
+        self._waiting: dict[str, asyncio.Task[Parked]] = {}
+        self._limit = max(AHEAD, min(journey.parallel, 2 * (os.cpu_count() or 1) + AHEAD))
+
+    def ahead(self, steps: Iterable[Step]) -> None:
+        """Park for these steps, the most urgent first, as far as there is room."""
+        for step in steps:
+            if not self.enabled or len(self._waiting) >= self._limit:
+                return
+            if step.in_container and step.id not in self._waiting and step.id not in self.journey.running:
+                self._waiting[step.id] = asyncio.create_task(self.park(step, 1, "work"))
+
+    async def take(self, step: Step, attempt: int) -> Parked:
+        """Hand out the step's container: the one that waits, or a fresh one. Raises SandboxUnavailable."""
+        waiting = self._waiting.pop(step.id, None) if attempt == 1 else None
+        if waiting is not None:
+            try:
+                return await waiting
+            except SandboxUnavailable as error:
+                log.warning("parking a container for %s failed, starting it anew: %s", step.id, error)
+        return await self.park(step, attempt, "work")
+
+    async def park(self, step: Step, attempt: int, purpose: str) -> Parked:
+        """Create, start and park a container for one attempt."""
+        journey = self.journey
+        policy = journey.policies[step.id]
+        tree = self.trees.reserve(step) if policy.workspace != "none" else None
+        name = "-".join([journey.id, safe(step.id), str(attempt), *([purpose] if purpose != "work" else [])])
+        user = container_user(journey, policy.user)
+        exchange = Exchange(journey.folder.exchange / name).make(user)
+        mounts = list(exchange.mounts)
+        if tree:
+            mounts.append(Mount(tree.path, WORKSPACE, writable=policy.workspace in ("rw", "copy")))
+        labels = {"workflow": journey.id, "step": step.id, "attempt": str(attempt), **journey.owner.labels()}
+        request = ContainerRequest(
+            name=name,
+            image_id=journey.record.images[step.image],
+            policy=policy,
+            argv=argv(step, purpose, journey.record.options.agent or journey.settings.agent),
+            mounts=tuple(mounts),
+            labels=labels,
+            user=f"{user[0]}:{user[1]}",
+            workdir=WORKSPACE if tree else "/tmp",  # noqa: S108 - inside the container
+        )
+        container = await self._start(Container(journey.engine, request))
+        return Parked(container, exchange, tree)
+
+    async def _start(self, container: Container) -> Container:
+        def start() -> Container:
+            with self.journey.starts:
+                return container.park()
+
+        loop = asyncio.get_running_loop()
+        starting = loop.run_in_executor(self.journey.threads, start)
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The thread cannot be interrupted, and what it makes must not be left behind.
+            starting.add_done_callback(lambda done: done.exception() or container.remove())
+            raise
+
+    def drop(self, step_ids: Sequence[str]) -> None:
+        """Remove the containers of steps that will not run."""
+        for step_id in step_ids:
+            if waiting := self._waiting.pop(step_id, None):
+                waiting.add_done_callback(self._discard)
+            self.trees.release(step_id)
+
+    def _discard(self, done: asyncio.Task[Parked]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self.journey.threads.submit(done.result().container.remove)
+
+    async def close(self) -> None:
+        """Remove everything that still waits."""
+        waiting, self._waiting = list(self._waiting.values()), {}
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            if isinstance(outcome, Parked):
+                self.journey.threads.submit(outcome.container.remove)
+
+
+def container_user(journey: Journey, kind: str) -> tuple[int, int]:
+    """Return the uid and gid a container runs as; never 0.
+
+    `unique` is a uid of its own per run, which only root can give away; without root every container runs as the
+    orchestrator's own user, the only one whose files it could remove again.
+    """
+    if kind == "workspace" or os.geteuid() != 0:
+        return journey.user
+    number = 200_000 + int(hashlib.sha256(journey.id.encode()).hexdigest()[:8], 16) % 60_000
+    return number, number

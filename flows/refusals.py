@@ -1,0 +1,57 @@
+"""Which error means which exit code, and how it is said: one place, so that no command invents its own."""
+
+from __future__ import annotations
+
+import errno
+import json as json_module
+import sys
+
+from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.blocks.objectstore import WorkspaceError
+from workflowmaster.flows.diagnostics import PromptError, render
+from workflowmaster.flows.folders import UnknownWorkflow
+from workflowmaster.flows.journey import BadOption, NeedsPerson
+from workflowmaster.flows.settings import SettingsError
+from workflowmaster.policies import PolicyError
+
+INVALID, PERSON, INFRASTRUCTURE, POLICY = 2, 3, 4, 5
+
+
+def explained(error: Exception, *, json: bool) -> int | None:
+    """Say what went wrong on stderr and return the exit code; None for an error that is our own fault.
+
+    With `json` the same is an object on stdout: `{"error", "exit_code", "diagnostics"}`.
+    """
+    code = _code(error)
+    if code is None:
+        return None
+    diagnostics = error.diagnostics if isinstance(error, PromptError) else ()
+    if json:
+        shown = [diagnostic.public() for diagnostic in diagnostics]
+        print(json_module.dumps({"error": str(error), "exit_code": code, "diagnostics": shown}))  # noqa: T201
+    if diagnostics:
+        texts = {diagnostic.file: _text(diagnostic.file) for diagnostic in diagnostics}
+        sys.stderr.write("\n".join(render(d, texts[d.file]) for d in diagnostics) + "\n")
+    else:
+        sys.stderr.write(f"error: {error}\n")
+    return code
+
+
+def _code(error: Exception) -> int | None:
+    if isinstance(error, PolicyError):
+        return POLICY
+    if isinstance(error, NeedsPerson):
+        return PERSON
+    if isinstance(error, SandboxUnavailable) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+        return INFRASTRUCTURE
+    if isinstance(error, (PromptError, WorkspaceError, UnknownWorkflow, SettingsError, BadOption)):
+        return INVALID
+    return INVALID if isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)) else None
+
+
+def _text(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None

@@ -1,0 +1,175 @@
+"""From a prepared run to its end: the server, Prefect's import, the flow run, and what the process answers.
+
+The order is the order of speed. A temporary server takes seconds to start, so it is started first and everything else
+happens meanwhile; Prefect's import is the next longest, and is done with the garbage collector off, because collecting
+among half a million new objects that all stay costs 0.4 s a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflowmaster.flows import embedded
+from workflowmaster.flows.embedded import EmbeddedServer
+from workflowmaster.flows.journey import Journey, keep
+from workflowmaster.flows.settings import home
+from workflowmaster.flows.state import WorkflowState
+from workflowmaster.flows.sweeping import sweep
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+    from workflowmaster.flows.watching import Watcher
+
+EXITS = {"completed": 0, "partial": 1, "failed": 1, "aborted": 1, "waiting": 3, "running": 1}
+"""Workflow status → exit code of the command that ran it."""
+
+INFRASTRUCTURE = 4
+
+
+def api_url() -> str:
+    """Return the server the user has configured, by variable or in Prefect's active profile; empty if there is none.
+
+    Read without importing Prefect: whether to start a server of our own is decided long before that.
+    """
+    given = os.environ.get("PREFECT_API_URL")
+    if given is not None:
+        return given
+    place = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", place / "profiles.toml"))
+    try:
+        known = tomllib.loads(profiles.read_text())
+    except (OSError, tomllib.TOMLDecodeError):
+        return ""
+    active = os.environ.get("PREFECT_PROFILE", known.get("active", ""))
+    return str(known.get("profiles", {}).get(active, {}).get("PREFECT_API_URL", ""))
+
+
+@contextlib.contextmanager
+def server() -> Iterator[EmbeddedServer | None]:
+    """Provide a Prefect server for what follows: the configured one, or a temporary one of our own.
+
+    Call `ready` before the first use of Prefect. Sets this process's environment, which Prefect reads at its import.
+    """
+    os.environ.setdefault("PREFECT_LOCAL_STORAGE_PATH", str(home() / "results"))
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    if api_url():
+        yield None
+        return
+    os.environ.update(embedded.environment(home()))
+    # The database holds everything a run prints and is asked.
+    (home() / "prefect").mkdir(parents=True, exist_ok=True, mode=0o700)
+    own = EmbeddedServer(home()).start()
+    os.environ["PREFECT_API_URL"] = own.url
+    try:
+        yield own
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        own.stop()
+
+
+def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> WorkflowState:
+    """Run a prepared journey to its end and return the state it left. KeyboardInterrupt after an orderly stop."""
+    sweep(journey.engine, workflow=journey.id)
+    gc.disable()
+    from workflowmaster.flows import delivery  # noqa: PLC0415 - imports Prefect
+
+    gc.freeze()
+    gc.enable()
+    if own:
+        own.wait_ready()
+    delivery.prepared[journey.id] = (journey, watcher)
+    folder = journey.folder
+    try:
+        asyncio.run(_until_done(journey))
+    finally:
+        if own:
+            _drain()
+    if journey.crash:
+        raise journey.crash
+    return folder.state()
+
+
+def _drain() -> None:
+    # What Prefect says while it empties its queues is meant for its own developers.
+    logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)
+    embedded.drain_client()
+
+
+async def _until_done(journey: Journey) -> None:
+    """Await the flow run; SIGTERM ends it in order, as Ctrl-C does."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(_flow_run(journey))
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    await task
+
+
+async def _flow_run(journey: Journey) -> None:
+    from prefect.flow_engine import run_flow_async  # noqa: PLC0415
+
+    from workflowmaster.flows.delivery import deliver, parameters  # noqa: PLC0415
+
+    named = deliver.with_options(name=journey.plan.name)
+    values = dict(parameters(journey.record.options, journey.id))
+    again = await _again(journey) if journey.record.flow_run_id else None
+    if again:
+        await run_flow_async(named, flow_run=again, parameters=values, return_type="state")
+    else:
+        await named(**values, return_state=True)
+
+
+async def _again(journey: Journey) -> FlowRun | None:
+    """Make the run's earlier flow run startable again; None if the server does not know it (any more)."""
+    from prefect import get_client  # noqa: PLC0415
+    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
+    from prefect.states import Scheduled  # noqa: PLC0415
+
+    async with get_client() as client:
+        try:
+            await client.set_flow_run_state(journey.record.flow_run_id, Scheduled(), force=True)  # type: ignore[arg-type]
+            return await client.read_flow_run(journey.record.flow_run_id)  # type: ignore[arg-type]
+        except ObjectNotFound:
+            keep(journey, journey.record.model_copy(update={"flow_run_id": ""}))
+            return None
+
+
+def answer(state: WorkflowState) -> dict[str, Any]:
+    """Return what `run --json` prints: stable names that other programs rely on."""
+    tasks = []
+    for step in state.plan.tasks:
+        result = state.result(step.id)
+        last = result.receipts[-1] if result and result.receipts else None
+        tasks.append(
+            {
+                "id": step.id,
+                "status": state.step_status(step.id),
+                "attempts": result.attempts if result else 0,
+                "exit_code": result.exit_code if result else None,
+                "seconds": round(result.seconds, 3) if result else 0.0,
+                "reused": step.id in state.reused,
+                "policy": step.policy,
+                "container_id": last.container_id if last else None,
+                "oom_killed": bool(last and last.oom_killed),
+                "timed_out": bool(last and last.timed_out),
+                "outputs": result.outputs if result else {},
+                "reason": result.reason if result else "",
+            }
+        )
+    keys = ("workflow_id", "flow_run_id", "status", "reason", "branch", "commit", "pull_request", "report", "audit_log")
+    found = {key: getattr(state, key) or None for key in keys}
+    decisions = [decision.model_dump(mode="json") for decision in state.decisions]
+    return {**found, "name": state.plan.name, "seconds": round(state.seconds, 3), "tasks": tasks, "decisions": decisions}
+
+
+def exit_code(state: WorkflowState, *, infrastructure: bool) -> int:
+    """Return the process's exit code for a run's outcome."""
+    return INFRASTRUCTURE if infrastructure and state.status != "completed" else EXITS[state.status]

@@ -1,0 +1,51 @@
+"""The parallel slots of a run, given to the most urgent step that waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from typing import Any
+
+
+class Slots:
+    """At most `limit` holders. A semaphore that knows whose turn is next; for one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._holders: set[str] = set()
+        self._waiting: list[tuple[Any, str, asyncio.Future[None]]] = []
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody holds or waits for."""
+        return self._free
+
+    async def acquire(self, name: str, rank: Any) -> None:
+        """Wait for a slot; nothing happens if `name` holds one already. Smaller ranks go first."""
+        if name in self._holders:
+            return
+        if self._free > 0:
+            self._free -= 1
+            self._holders.add(name)
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (rank, name, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release(name)
+            raise
+
+    def release(self, name: str) -> None:
+        """Give a slot back; nothing happens if `name` holds none."""
+        if name not in self._holders:
+            return
+        self._holders.remove(name)
+        while self._waiting:
+            _, next_name, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                self._holders.add(next_name)
+                turn.set_result(None)
+                return
+        self._free += 1

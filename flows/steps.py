@@ -1,0 +1,181 @@
+"""The Prefect task that is one step: its key, its retries, its log.
+
+Retries are Prefect's own, so they show in the UI as what they are. The result key is computed by us and only handed to
+Prefect: it must be known before the task starts, because a step whose result exists needs no container.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from prefect import Task, get_run_logger, task
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+
+from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.flows import execution, hosting
+from workflowmaster.flows.commands import environment
+from workflowmaster.flows.decisions import delays, worth_retrying
+from workflowmaster.flows.execution import Attempt, StepFailed
+from workflowmaster.flows.journey import Journey, current
+from workflowmaster.flows.parking import Parking
+from workflowmaster.flows.plan import Decision, Step, StepResult, canonical
+from workflowmaster.flows.slots import Slots
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State, TaskRun
+
+LOGGED_LINES = 2_000
+"""Lines of one attempt's output that go to Prefect's log; the file has all of them."""
+
+
+@dataclass
+class Runtime:
+    """What the tasks of one run share besides the journey."""
+
+    journey: Journey
+    parking: Parking
+    slots: Slots
+    rank: Callable[[str], tuple[float, int, int]]
+    on_line: Callable[[str, str], None]
+    """Called with a step's id and a line of its output, from any thread."""
+    on_attempt: Callable[[str, int], None]
+    queued: dict[str, float] = field(default_factory=dict)
+    """Step id → when it became ready, Unix time."""
+    failures: dict[str, BaseException] = field(default_factory=dict)
+    """Step id → what its last attempt raised; Prefect's state only tells it as text."""
+
+
+runtimes: dict[str, Runtime] = {}
+"""Workflow id → the run under way in this process."""
+
+
+@dataclass
+class StepKey(CachePolicy):
+    """Names a step's persisted result by the key that the run has computed for it."""
+
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str | None:
+        """Return the step's key; None, so that nothing is stored, outside a run."""
+        del task_ctx, flow_parameters, kwargs
+        journey = current.get(None)
+        return journey.keys.get(inputs["step_id"]) if journey else None
+
+
+def result_key(journey: Journey, step: Step, tree: str) -> str:
+    """Hash everything that can change a step's outcome; with `cache: true` the workflow's id is no part of it.
+
+    Parts that a later `why` can name one by one: work, policy, image, input tree, environment, agent.
+    """
+    before = {name: journey.results[name] for name in journey.ancestors[step.id] if name in journey.results}
+    body = {
+        "work": step.work and step.work.model_dump(exclude={"line"}),
+        "check": step.check and step.check.model_dump(exclude={"line"}),
+        "kind": step.kind,
+        "policy": journey.policies[step.id].hash,
+        "image": journey.record.images.get(step.image, ""),
+        "tree": tree,
+        "environment": environment(step, journey.plan, journey.record.options.inputs, before),
+        "secrets": step.secrets,
+        "inputs": step.inputs,
+        "outputs": step.outputs,
+        "git": step.git,
+        "agent": journey.record.options.agent if step.kind == "agent" else "",
+        "timeout": step.timeout_seconds,
+    }
+    owner = "shared" if step.cache else journey.id
+    return f"{owner}-{hashlib.sha256(canonical([step.id, body])).hexdigest()}"
+
+
+@task(persist_result=True, result_serializer="compressed/json", cache_policy=StepKey(), task_run_name="{step_id}")
+async def run_step(step_id: str) -> StepResult:
+    """Run one attempt of a step and return what it left behind; Prefect persists it under the step's key."""
+    journey = current.get()
+    runtime = runtimes[journey.id]
+    step = journey.steps[step_id]
+    number = _attempt_number()
+    runtime.on_attempt(step_id, number)
+    if not step.in_container:
+        return await hosting.run(journey, step)
+    await runtime.slots.acquire(step_id, runtime.rank(step_id))
+    attempt = Attempt(
+        journey=journey,
+        parking=runtime.parking,
+        step=step,
+        number=number,
+        lines=_Lines(step_id, get_run_logger(), runtime.on_line),
+        queued_at=runtime.queued.get(step_id, time.time()),
+    )
+    try:
+        return await execution.run(attempt)
+    except BaseException as error:
+        runtime.failures[step_id] = error
+        # A retry waits without a slot; the next attempt asks for one again.
+        runtime.slots.release(step_id)
+        runtime.queued[step_id] = time.time()
+        raise
+
+
+def task_for(step: Step, journey: Journey) -> Task[[str], Any]:
+    """Return the step's task: named, tagged, with the step's own retries."""
+    policy = journey.policies[step.id].name
+    retries = min(step.retries.max, journey.settings.max_retry_attempts)
+    return run_step.with_options(
+        name=step.name[:120],
+        task_run_name=step.id,
+        tags=[f"policy:{policy}", f"kind:{step.kind}"],
+        retries=retries,
+        retry_delay_seconds=delays(step.retries, retries) or None,
+        retry_condition_fn=_condition(journey, step) if retries else None,
+    )
+
+
+def _condition(journey: Journey, step: Step) -> Callable[[Task[Any, Any], TaskRun, State[Any]], bool]:
+    """Return the question Prefect asks after each failed attempt that is not the last."""
+
+    def again(_task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+        error = state.data
+        if isinstance(error, StepFailed):
+            cause, reason = error.cause, error.result.reason
+        elif isinstance(error, SandboxUnavailable):
+            cause, reason = "sandbox", str(error)
+        else:
+            return False
+        decision = worth_retrying(step, attempt=run.run_count, cause=cause, reason=reason)
+        record_decision(journey, decision)
+        return decision.verb == "retry"
+
+    return again
+
+
+def record_decision(journey: Journey, decision: Decision) -> None:
+    """Keep a decision with the run and in the audit log."""
+    journey.decisions.append(decision)
+    journey.audit.append("decision", **decision.model_dump(mode="json"))
+
+
+def _attempt_number() -> int:
+    context = TaskRunContext.get()
+    return context.task_run.run_count if context else 1
+
+
+class _Lines:
+    """Passes a container's lines on, to Prefect's log up to a bound and to whoever watches."""
+
+    def __init__(self, step_id: str, logger: Any, watch: Callable[[str, str], None]) -> None:
+        self._step, self._logger, self._watch, self._count = step_id, logger, watch, 0
+
+    def __call__(self, line: str) -> None:
+        self._count += 1
+        if self._count <= LOGGED_LINES:
+            # The UI's run log does not say which task a line is from.
+            self._logger.log(logging.INFO, "[%s] %s", self._step, line)
+        elif self._count == LOGGED_LINES + 1:
+            self._logger.info("[%s] … more in the report and in `workflowmaster logs`", self._step)
+        self._watch(self._step, line)
