@@ -1,9 +1,9 @@
 """Where a workflow starts: its base commit, chosen once, written down, and pinned.
 
-The base must outlive what the user does meanwhile: he may commit, reset, even `gc --prune=now`. A ref in his repository,
-outside his branches, keeps the commit and all it reaches; copying the base instead took 2.3 s for 5,000 files. The cost
-is a ref that stays behind when a workflow is thrown away without `unpin`. A pin of that name that is not
-ours is never overwritten: the next free name is taken, and the store remembers which.
+The base must outlive what the user does meanwhile: he may commit, reset, even `gc --prune=now`. A ref in his
+repository, outside his branches, keeps the commit and all it reaches; copying the base instead took 2.3 s for 5,000
+files. The cost is a ref that stays behind when a workflow is thrown away without `unpin`. A pin of that name that is
+not ours is never overwritten: the next free name is taken, and the store remembers which.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pygit2
 
 from workflowmaster.blocks import handles, userrepo
-from workflowmaster.blocks.caps import Caps
+from workflowmaster.blocks.caps import DEFAULT_CAPS
 from workflowmaster.blocks.ignore import Rules
 from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
 from workflowmaster.blocks.scanning import Scan
@@ -100,7 +100,7 @@ class Basis:
 
     def _private(self, workspace: Path) -> bytes:
         """Snapshot a directory that is no repository, as `git init; git add -A; git commit` would, but over here."""
-        scan = Scan(self.objects, {}, Caps().total_bytes, rules=Rules(), lend=False)
+        scan = Scan(self.objects, {}, DEFAULT_CAPS.total_bytes, rules=Rules(), lend=False)
         with handles.root(workspace, lend=False) as fd:
             tree = scan.run(fd, Known())
         return self.history.commit(tree, [], _PRIVATE_MESSAGE)
@@ -109,7 +109,7 @@ class Basis:
         gone = [show(p) for p in userrepo.missing_objects(user, self.objects, self.history.tree_of(origin))]
         if gone:
             message = (
-                f"{user.root} is a partial clone and lacks {len(gone)} files of its own commit: {', '.join(gone[:10])}. "
+                f"{user.root} is a partial clone and lacks {len(gone)} files of its commit: {', '.join(gone[:10])}. "
                 "Fetch them first: `git fetch --refetch --no-filter`."
             )
             raise WorkspaceError("partial", message, files=tuple(gone[:10]))

@@ -1,20 +1,24 @@
 """How much of what `.gitignore` leaves out travels between steps.
 
-A virtual environment or a module folder must reach the next step, or it would be installed again each time; a cache that
-grows without end must not. Whole ignored folders are kept or dropped, largest first, because half of
+A virtual environment or a module folder must reach the next step, or it would be installed again each time; a cache
+that grows without end must not. Whole ignored folders are kept or dropped, largest first, because half of
 `node_modules` is worse than none. The check costs nothing until the worktree as a whole is above the cap.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.ignore import EVERYTHING, Rules, rules_from
-from workflowmaster.blocks.objectstore import ObjectStore
-from workflowmaster.blocks.stamps import Node
 from workflowmaster.blocks.trees import Listing, is_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from workflowmaster.blocks.objectstore import ObjectStore
+    from workflowmaster.blocks.stamps import Node
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class Caps:
     """Globs, as in `.gitignore`, of ignored paths that the cap never drops."""
     dropped: tuple[str, ...] = ()
     """Globs of ignored paths that never travel."""
+
+
+DEFAULT_CAPS = Caps()
 
 
 @dataclass(frozen=True, slots=True)

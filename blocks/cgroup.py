@@ -8,9 +8,12 @@ receipt says so by leaving the fields empty rather than guessing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -45,7 +48,7 @@ class Cgroup:
     @classmethod
     def parse(cls, text: str, root: Path = ROOT) -> Cgroup | None:
         """Read the text of `/proc/<pid>/cgroup`, which lists `id:controllers:path` lines."""
-        rows = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]  # noqa: PLR2004
+        rows = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
         named = {name: path for _, names, path in rows for name in names.split(",")}
         if set(named) == {""}:
             return cls({"": root / named[""].lstrip("/")}, unified=True)

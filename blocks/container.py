@@ -22,20 +22,24 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflowmaster.blocks.cgroup import Cgroup, Usage
 from workflowmaster.blocks.engine import OURS, Engine, EngineInfo
 from workflowmaster.policies import SecurityPolicy, seccomp_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 EXCHANGE = "/wm"
 """Where a container finds its environment, script, stdin and inputs, read-only."""
 OUT = "/out"
 """Where a container leaves named outputs and declared files."""
 WORKSPACE = "/workspace"
+SCRATCH = "/tmp"  # noqa: S108 - the container's own, in memory
+"""The container's scratch directory; also its HOME, and where a step without a workspace starts."""
 
 WRAPPER = (
     'IFS= read -r t && . /wm/env && { "$@" </wm/stdin; r=$?; '
@@ -137,7 +141,7 @@ def _tmpfs(policy: SecurityPolicy) -> dict[str, str]:
     if policy.tmp is None:
         return {}
     options = ["rw", "nosuid", "nodev", "exec" if policy.tmp.exec else "noexec", f"size={policy.tmp.size}", "mode=1777"]
-    return {"/tmp": ",".join([*options, *([f"nr_inodes={policy.tmp.inodes}"] if policy.tmp.inodes else [])])}  # noqa: S108
+    return {SCRATCH: ",".join([*options, *([f"nr_inodes={policy.tmp.inodes}"] if policy.tmp.inodes else [])])}
 
 
 def _ulimits(policy: SecurityPolicy) -> list[dict[str, Any]]:
@@ -176,16 +180,16 @@ class Container:
         self.parked_at = 0.0
         self.gone_at = 0.0
         self._engine = engine
-        self._socket: socket.socket | None = None
-        self._pidfd = -1
-        self._cgroup: Cgroup | None = None
+        self.stream: socket.socket | None = None
+        self.pidfd = -1
+        self.cgroup: Cgroup | None = None
 
     def park(self) -> Container:
         """Create and start it; it waits for `go`. Raises SandboxUnavailable and leaves nothing behind."""
         config, host = create_arguments(self.request, self._engine.info)
         self.id = self._engine.create(self.request.name, config, host)
         try:
-            self._socket = self._engine.attach(self.id)
+            self.stream = self._engine.attach(self.id)
             self._engine.start(self.id)
             self._watch()
         except BaseException:
@@ -201,23 +205,23 @@ class Container:
         pid = int(self._engine.state(self.id).get("Pid") or 0)
         with contextlib.suppress(OSError):  # another kernel (Docker Desktop), or gone already: the engine will tell
             if pid and self.id in Path(f"/proc/{pid}/cgroup").read_text():
-                self._pidfd = os.pidfd_open(pid)
-                self._cgroup = Cgroup.of(pid)
+                self.pidfd = os.pidfd_open(pid)
+                self.cgroup = Cgroup.of(pid)
 
-    def run(self, exchange: Path, seconds: float, sink: Callable[[bytes], bool]) -> Ending:
-        """Say go and read to the end.
+    def run(self, seconds: float, sink: Callable[[bytes], bool]) -> Ending:
+        """Say go and read to the end. The host's side of `/wm` must be complete by now.
 
-        `exchange` is the host's side of `/wm`, complete by now. `seconds` is the wall time from here; at its end the
+        `seconds` is the wall time from here; at its end the
         whole tree is killed. `sink` takes output as it comes and answers False when it will take no more: the
         container is killed then too.
         """
-        if self._socket is None:
+        if self.stream is None:
             raise RuntimeError("run() before park()")
         mark = f"\x1e{secrets.token_hex(16)}\x1e"
         self.gone_at = time.monotonic()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # died while parked: the engine will tell why
-            self._socket.sendall(mark.encode() + b"\n")
-            self._socket.shutdown(socket.SHUT_WR)
+            self.stream.sendall(mark.encode() + b"\n")
+            self.stream.shutdown(socket.SHUT_WR)
         return _Reader(self, self._engine, mark.encode(), sink).read(seconds)
 
     def kill(self) -> None:
@@ -227,12 +231,12 @@ class Container:
 
     def remove(self) -> None:
         """Close our ends and remove the container, whatever state it is in."""
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
         if self.id:
             self._engine.remove(self.id)
 
@@ -241,9 +245,10 @@ class _Reader:
     """Reads one container's streams until it has ended. Split off because it is state that no one else may see."""
 
     def __init__(self, container: Container, engine: Engine, mark: bytes, sink: Callable[[bytes], bool]) -> None:
-        assert container._socket is not None  # noqa: S101, SLF001 - the two classes are one thing in two halves
+        if container.stream is None:
+            raise RuntimeError("run() before park()")
         self.container, self.engine, self.mark, self.sink = container, engine, mark, sink
-        self.socket, self.pidfd, self.cgroup = container._socket, container._pidfd, container._cgroup  # noqa: SLF001
+        self.socket, self.pidfd, self.cgroup = container.stream, container.pidfd, container.cgroup
         self.frames = Frames()
         self.held = {1: b"", 2: b""}
         self.usage = Usage()
@@ -327,7 +332,7 @@ class Frames:
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield (1 stdout | 2 stderr, bytes). A frame is passed on as it comes, not when it is complete."""
         data = self._rest + data
-        while len(data) >= 8:  # noqa: PLR2004 - the header's length
+        while len(data) >= 8:
             stream, length = struct.unpack(">BxxxL", data[:8])
             chunk = data[8 : 8 + length]
             if len(chunk) < length:
@@ -341,5 +346,3 @@ class Frames:
         if chunk:
             yield stream, chunk
         self._rest = struct.pack(">BxxxL", stream, length - len(chunk))
-
-

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator, Mapping
+
     from docker import APIClient
 
 OURS = "workflowmaster"
@@ -26,7 +27,7 @@ CONNECTIONS = 64
 """Connections kept to the engine: more than any number of steps that two dozen cores would run at once."""
 
 
-class SandboxUnavailable(ConnectionError):  # noqa: N818 - the state of a thing, not a mistake of the caller's
+class SandboxUnavailable(ConnectionError):
     """The engine or a thing it needs is not there; the step's code is not to blame. `reason` is a stable short word."""
 
     def __init__(self, message: str, *, reason: str = "engine") -> None:
@@ -58,13 +59,15 @@ class EngineInfo:
 @contextlib.contextmanager
 def engine_trouble(what: str) -> Iterator[None]:
     """Turn every way the engine can fail into `SandboxUnavailable` with the remedy."""
-    import docker.errors  # noqa: PLC0415 - 0.2 s that `check` and `--help` must not pay
-    import requests.exceptions  # noqa: PLC0415 - comes with docker
+    import docker.errors
+    import requests.exceptions
 
     try:
         yield
     except docker.errors.ImageNotFound as error:
-        raise SandboxUnavailable(f"{what}: the image is gone from the engine: {_said(error)}", reason="image") from error
+        raise SandboxUnavailable(
+            f"{what}: the image is gone from the engine: {_said(error)}", reason="image"
+        ) from error
     except docker.errors.APIError as error:
         raise SandboxUnavailable(f"{what}: the engine refused: {_said(error)}", reason=_reason(error)) from error
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
@@ -82,11 +85,11 @@ def _reason(error: Any) -> str:
     text = _said(error).lower()
     if "no space left" in text:
         return "disk"
-    return "conflict" if error.status_code == 409 and "name" in text else "engine"  # noqa: PLR2004
+    return "conflict" if error.status_code == 409 and "name" in text else "engine"
 
 
 class Engine:
-    """A connection to one engine. Safe to use from several threads. `url` None means the environment's `DOCKER_HOST`."""
+    """A connection to one engine, safe to use from several threads; `url` None means what DOCKER_HOST says."""
 
     def __init__(self, url: str | None = None) -> None:
         self._url = url
@@ -103,8 +106,8 @@ class Engine:
 
     def _connect(self) -> APIClient:
         with engine_trouble("connect"):
-            import docker  # noqa: PLC0415 - see engine_trouble
-            from docker.utils import kwargs_from_env  # noqa: PLC0415
+            import docker
+            from docker.utils import kwargs_from_env
 
             options: dict[str, Any] = {"base_url": self._url} if self._url else kwargs_from_env()
             client = docker.APIClient(version="auto", timeout=120, max_pool_size=CONNECTIONS, **options)
@@ -131,7 +134,7 @@ class Engine:
 
     def image_id(self, reference: str) -> str | None:
         """Resolve a reference to the id of an image the engine has; None if it has none. Never pulls."""
-        import docker.errors  # noqa: PLC0415 - see engine_trouble
+        import docker.errors
 
         with engine_trouble(f"inspect image {reference}"):
             try:
@@ -157,7 +160,7 @@ class Engine:
             self.client.start(container)
 
     def state(self, container: str) -> dict[str, Any]:
-        """Return the engine's `State` of a container: Pid, ExitCode, OOMKilled, Error …"""
+        """Return the engine's `State` of a container: Pid, ExitCode, OOMKilled, Error and so on."""
         with engine_trouble("inspect"):
             return dict(self.client.inspect_container(container)["State"])
 
@@ -175,7 +178,7 @@ class Engine:
         self._unless_gone("remove", lambda: self.client.remove_container(container, force=True, v=True))
 
     def _unless_gone(self, what: str, call: Callable[[], Any]) -> None:
-        import docker.errors  # noqa: PLC0415 - see engine_trouble
+        import docker.errors
 
         with engine_trouble(what):
             try:
@@ -184,7 +187,7 @@ class Engine:
                 return
             except docker.errors.APIError as error:
                 # 409: not running (kill), or its removal is already in progress (remove).
-                if error.status_code != 409:  # noqa: PLR2004
+                if error.status_code != 409:
                     raise
 
     def containers(self, **labels: str) -> list[dict[str, Any]]:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.container import EXCHANGE, OUT, Mount, environment_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 OUTPUTS_CAP = 256 * 1024
 """Bytes that the file of named outputs may have."""
@@ -22,7 +25,7 @@ OUTPUTS_CAP = 256 * 1024
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
-class BadOutputs(ValueError):  # noqa: N818 - says what was bad
+class BadOutputs(ValueError):
     """The step's file of named outputs cannot be read; the message says which line and what was expected."""
 
 

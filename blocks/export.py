@@ -2,10 +2,10 @@
 
 Each step stays one commit, because a reviewer reads a branch commit by commit; steps that changed nothing a reviewer
 would see disappear, and joins that become plain with them. The rules are applied as `git add` would: a file that the
-parent already has stays, whatever `.gitignore` says now.
-Writing is a pack in the user's object folder and then one compare-and-swap of the ref. `git fetch` or `push` would run his
-reference-transaction and update hooks; a pack that is there without its ref (we were killed in between) is dead weight that
-his next gc takes, and the repeated export writes the same bytes again.
+parent already has stays, whatever `.gitignore` says now. Writing is a pack in the user's object folder and then one
+compare-and-swap of the ref. `git fetch` or `push` would run his reference-transaction and update hooks; a pack that
+is there without its ref (we were killed in between) is dead weight that his next gc takes, and the repeated export
+writes the same bytes again.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pygit2
+from pygit2.enums import DiffOption
 
 from workflowmaster.blocks.history import AUTHOR, History
 from workflowmaster.blocks.ignore import EVERYTHING, Rules
 from workflowmaster.blocks.objectstore import LARGE, ObjectStore, WorkspaceError
 from workflowmaster.blocks.trees import GITLINK, Entry, Listing, is_file, is_tree, show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 _TRAILER = re.compile(r"[A-Za-z][A-Za-z-]*: ")
 
@@ -132,9 +136,9 @@ def write_objects(store: ObjectStore, oids: Sequence[bytes], objects: Path) -> l
             builder.add(pygit2.Oid(raw=oid))
     if len(builder):
         pack = objects / "pack"
-        before = set(os.listdir(pack)) if pack.is_dir() else set()
+        before = set(pack.iterdir()) if pack.is_dir() else set()
         builder.write(str(pack))
-        written += [pack / n for n in os.listdir(pack) if n not in before]
+        written += [p for p in pack.iterdir() if p not in before]
     return written
 
 
@@ -201,9 +205,7 @@ def make_patch(store: ObjectStore, old: bytes, new: bytes) -> bytes:
 
 
 def _diff(store: ObjectStore, old: bytes, new: bytes) -> list[pygit2.Patch]:
-    store.write("tree", b"")
-    flags = pygit2.enums.DiffOption.SHOW_BINARY
-    diff = store.repo.diff(store.tree_object(old), store.tree_object(new), flags=flags)
+    diff = store.tree_object(old).diff_to_tree(store.tree_object(new), flags=DiffOption.SHOW_BINARY)
     return [p for p in diff if p is not None]
 
 

@@ -7,12 +7,13 @@ that is for whoever decides what to do about it.
 from __future__ import annotations
 
 import signal
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from workflowmaster.blocks.receipt import Receipt
+if TYPE_CHECKING:
+    from workflowmaster.blocks.receipt import Receipt
 
 Cause = Literal["", "sandbox", "timeout", "output", "oom", "killed", "failure"]
-"""Empty: it succeeded. The others: not started by the engine, wall time, output cap, memory, a signal, its exit code."""
+"""Empty: it succeeded. Otherwise: the engine could not start it, wall time, output cap, memory, a signal, exit code."""
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """What a shell answers for a command that is not there, or that it may not run."""
@@ -20,13 +21,26 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 def explain(receipt: Receipt, wall_seconds: float) -> tuple[str, Cause]:
     """Return the reason in one line and the class of failure; both empty when the container succeeded."""
-    code = receipt.exit_code
     if receipt.refused:
         return f"the engine could not run it: {receipt.refused}", "sandbox"
+    return _stopped(receipt, wall_seconds) or _exited(receipt)
+
+
+def _stopped(receipt: Receipt, wall_seconds: float) -> tuple[str, Cause] | None:
+    """Recognise what we stopped it for."""
     if receipt.timed_out:
-        return f"it ran longer than {wall_seconds:g} s and was stopped; raise timeout-minutes if it needs more", "timeout"
+        return (
+            f"it ran longer than {wall_seconds:g} s and was stopped; raise timeout-minutes if it needs more",
+            "timeout",
+        )
     if receipt.output_capped:
         return f"it printed more than policy {receipt.policy} keeps and was stopped; write to a file instead", "output"
+    return None
+
+
+def _exited(receipt: Receipt) -> tuple[str, Cause]:
+    """Judge how it ended by itself."""
+    code = receipt.exit_code
     if code and receipt.oom_killed:
         return f"it ran out of memory under policy {receipt.policy} (exit {code})", "oom"
     if receipt.signal:

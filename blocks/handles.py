@@ -1,7 +1,7 @@
-"""Single steps on a directory that hostile code has written: open, look, chmod, remove, by descriptor and never by path.
+"""Single acts on a directory that hostile code has written: open, chmod, remove; by descriptor, never by path.
 
-A path is resolved again at every use, and a step can swap any part of it for a symlink. Here every name is relative to
-a descriptor that is already held, and no call follows a link. The cost is one open per directory.
+A path is resolved again at every use, and a step can swap any part of it for a symlink. Here every name is relative
+to a descriptor that is already held, and no call follows a link. The cost is one open per directory.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.objectstore import WorkspaceError
 from workflowmaster.blocks.trees import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -87,7 +90,7 @@ def chmod(parent: int, name: str, mode: int) -> None:
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         # fchmod refuses O_PATH descriptors; their /proc name reaches the very inode.
-        os.chmod(f"/proc/self/fd/{fd}", mode)
+        Path(f"/proc/self/fd/{fd}").chmod(mode)
     finally:
         os.close(fd)
 
@@ -103,7 +106,7 @@ def remove(parent: int, name: str) -> None:
 
 
 def _remove_directory(parent: int, name: str) -> None:
-    """Flatten, then remove: subdirectories are moved up beside each other, so depth costs neither stack nor descriptors.
+    """Flatten, then remove: subdirectories are moved up beside each other, so depth costs no stack and no descriptors.
 
     A step may nest a hundred thousand levels; recursion, or one descriptor a level, would end there.
     """

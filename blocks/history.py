@@ -1,21 +1,25 @@
 """The private commits of one workflow: a small graph on top of the user's commit.
 
 Ids must be equal for equal work, also on another machine and another day. So author and date are constants of the
-base commit, parents stand in the plan's order, and a step that changed nothing gets no commit of its own but keeps the
-one it started from. No walk ever goes below the root: what lies there may be missing (shallow clones), and libgit2's own
-merge-base would look.
+base commit, parents stand in the plan's order, and a step that changed nothing gets no commit of its own but keeps
+the one it started from. No walk ever goes below the root: what lies there may be missing (shallow clones), and
+libgit2's own merge-base would look.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.ignore import Rules
 from workflowmaster.blocks.joining import Join, conflict_between
-from workflowmaster.blocks.objectstore import ObjectStore
 from workflowmaster.blocks.trees import show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from workflowmaster.blocks.ignore import Rules
+    from workflowmaster.blocks.objectstore import ObjectStore
 
 AUTHOR = ("WorkflowMaster", "workflowmaster@localhost")
 """Name and mail in commits that nobody else signs."""

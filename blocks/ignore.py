@@ -1,16 +1,20 @@
 """What `.gitignore` leaves out, decided from a tree instead of a working directory.
 
-Neither git nor libgit2 can answer this for a commit that is checked out nowhere, and laying a tree out only to ask costs
-more than the export. So the rules are here: the patterns of gitignore(5), translated to regular expressions, layered by
-directory. The price is a second implementation; a test compares it with `git check-ignore` on generated patterns.
+Neither git nor libgit2 can answer this for a commit that is checked out nowhere, and laying a tree out only to ask
+costs more than the export. So the rules are here: the patterns of gitignore(5), translated to regular expressions,
+layered by directory. The price is a second implementation; a test compares it with `git check-ignore` on generated
+patterns.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _CLASSES = {
     b"alnum": b"a-zA-Z0-9",
@@ -72,13 +76,14 @@ class Rules:
             return True
         layer: Rules | None = self
         while layer is not None:
-            verdict = layer._verdict(path, directory=directory)
+            verdict = layer.verdict(path, directory=directory)
             if verdict is not None:
                 return verdict
             layer = layer.above
         return False
 
-    def _verdict(self, path: bytes, *, directory: bool) -> bool | None:
+    def verdict(self, path: bytes, *, directory: bool) -> bool | None:
+        """Return what this layer alone says: left out, taken back in, or nothing."""
         inside = path[len(self.prefix) :]
         name = inside.rpartition(b"/")[2]
         for pattern in reversed(self.patterns):
@@ -144,7 +149,7 @@ def _escaped(line: bytes, at: int) -> bool:
 
 
 def _translate(glob: bytes) -> bytes:
-    """Return the regular expression of a glob in which `*` and `?` stop at slashes and `**` between slashes does not."""
+    """Return the regular expression of a glob: `*` and `?` stop at slashes, `**` between slashes does not."""
     out: list[bytes] = []
     at = 0
     while at < len(glob):

@@ -34,8 +34,8 @@ RECIPE = Path(__file__).parent / "images" / "step"
 RECIPE_LABEL = "workflowmaster.recipe"
 """Label that holds the hash of the recipe an image was built by."""
 
-SETTINGS = {"Env": ["LANG=C.UTF-8", "HOME=/home/step"], "WorkingDir": "/workspace", "User": "step", "Cmd": ["bash"]}
-"""What the Dockerfile's last lines say, for images that are imported. A test compares the two."""
+_SETTING_LINES = ("ENV ", "WORKDIR ", "USER ", "CMD ")
+"""The Dockerfile's instructions that an import takes over, so that they are written once."""
 
 # Long enough for the base image on a slow line; an unreachable registry answers sooner, by an error.
 _PULL_SECONDS = 60
@@ -141,13 +141,8 @@ def _from_dockerfile(client: Any, log: Callable[[str], None]) -> str:
 
 def _import(client: Any, archive: Path, log: Callable[[str], None]) -> str:
     log(f"importing {archive.stat().st_size / 1024**2:.0f} MB")
-    changes = [
-        *(f"ENV {setting}" for setting in SETTINGS["Env"]),
-        f"WORKDIR {SETTINGS['WorkingDir']}",
-        f"USER {SETTINGS['User']}",
-        f"CMD {json.dumps(SETTINGS['Cmd'])}",
-        f"LABEL {RECIPE_LABEL}={recipe_hash()}",
-    ]
+    lines = (RECIPE / "Dockerfile").read_text().splitlines()
+    changes = [line for line in lines if line.startswith(_SETTING_LINES)] + [f"LABEL {RECIPE_LABEL}={recipe_hash()}"]
     answer = client.api.import_image_from_file(str(archive), changes=changes)
     said = json.loads(answer.splitlines()[-1])
     if "error" in said:

@@ -1,26 +1,32 @@
 """Several steps' trees → one: a three-way merge on tree objects, in the plan's order.
 
-Not libgit2's `merge_commits`: it goes through an index, which has no place for empty directories, and it knows nothing of
-ignored files. Walking the trees ourselves touches only what differs, keeps every entry as it is, and lets the two kinds
-of content have their own rule: a file that belongs to the project is merged line by line or is a conflict that names
-both steps; a file that `.gitignore` leaves out (a cache, `.venv`) is never merged by lines, and where both
-sides changed it the later step in the plan wins, with a finding. The cost: a file that one step renamed and another
-edited is a conflict, because renames are not looked for.
+Not libgit2's `merge_commits`: it goes through an index, which has no place for empty directories, and it knows
+nothing of ignored files. Walking the trees ourselves touches only what differs, keeps every entry as it is, and lets
+the two kinds of content have their own rule: a file that belongs to the project is merged line by line or is a
+conflict that names both steps; a file that `.gitignore` leaves out (a cache, `.venv`) is never merged by lines, and
+where both sides changed it the later step in the plan wins, with a finding. The cost: a file that one step renamed
+and another edited is a conflict, because renames are not looked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.ignore import Rules
 from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
-from workflowmaster.blocks.trees import DIRECTORY, EMPTY_TREE, Entry, Listing, is_file, is_tree, show
+from workflowmaster.blocks.trees import DIRECTORY, EMPTY_TREE, FILE, Entry, Listing, is_file, is_tree, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pygit2
+
+    from workflowmaster.blocks.ignore import Rules
 
 _MERGED = b"file"
 
 
-class MergeConflict(WorkspaceError):  # noqa: N818 -- named after what happened, as git names it
+class MergeConflict(WorkspaceError):
     """Two steps changed the same files in ways that cannot both hold.
 
     `files` are the paths; `ours` and `theirs` the ids of the earlier and the later step in the plan.
@@ -66,7 +72,7 @@ class Join:
         return merged.oid if merged else EMPTY_TREE
 
     def _entry(self, sides: Sides, path: bytes, rules: Rules | None) -> Entry | None:
-        if sides.ours == sides.theirs or sides.base == sides.theirs:
+        if sides.theirs in (sides.ours, sides.base):
             return sides.ours
         if sides.base == sides.ours:
             return sides.theirs
@@ -80,7 +86,7 @@ class Join:
         merged: Listing = {}
         for name in sorted(base.keys() | ours.keys() | theirs.keys()):
             below = Sides(base.get(name), ours.get(name), theirs.get(name))
-            if below.ours == below.theirs or below.base == below.theirs:
+            if below.theirs in (below.ours, below.base):
                 entry = below.ours
             elif below.base == below.ours:
                 entry = below.theirs
@@ -122,16 +128,17 @@ class Join:
         mode = theirs.mode if ours.mode == before else ours.mode
         if ours.oid == theirs.oid:
             return Entry(mode, ours.oid)
-        before_, ours_, theirs_ = (self._alone(e) for e in (base, ours, theirs))
-        index = self.store.repo.merge_trees(before_, ours_, theirs_)
+        index = self.store.repo.merge_trees(self._alone(base), self._alone(ours), self._alone(theirs))
         if index.conflicts is not None:
             return None
         merged = index[_MERGED.decode()].id.raw
         # libgit2 leaves the result out where the user's repository happens to hold it, reachable or not.
         return Entry(mode, self.store.write("blob", self.store.read(merged)))
 
-    def _alone(self, blob: bytes) -> bytes:
-        return self.store.write_tree({_MERGED: Entry(0o100644, blob)})
+    def _alone(self, entry: Entry | None) -> pygit2.Tree:
+        """Return a tree with this one file: libgit2 then merges its lines and nothing else."""
+        only = {} if entry is None else {_MERGED: Entry(FILE, entry.oid)}
+        return self.store.tree_object(self.store.write_tree(only))
 
 
 @dataclass(slots=True)

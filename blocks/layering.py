@@ -8,9 +8,8 @@ is a symlink or a directory replaces what stood there, and nothing is ever follo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 from fnmatch import translate
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks import handles
 from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError, disk_errors
@@ -18,6 +17,10 @@ from workflowmaster.blocks.scanning import Scan
 from workflowmaster.blocks.stamps import Known
 from workflowmaster.blocks.trees import DIRECTORY, EXECUTABLE, FILE, Entry, is_tree
 from workflowmaster.blocks.workspace import Caps, Snapshot, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 LAYER = "workspace"
 """Folder of `/out` whose content is laid over the workspace."""
@@ -28,14 +31,14 @@ LARGEST_INPUT = 64 * 1024**2
 
 def tree_of(store: Store, commit: str) -> str:
     """Return the id (hex) of a commit's tree."""
-    return store._tree(commit).hex()  # noqa: SLF001 - this module is the store's own other half
+    return store._tree(commit).hex()
 
 
 def overlay(store: Store, commit: str, outward: Path, *, step: str, message: str) -> Snapshot:
     """Commit what lies in `outward/workspace` over the tree of `commit`; without that folder nothing changes."""
-    objects, history = store._objects, store._history  # noqa: SLF001 - see tree_of
+    objects, history = store._objects, store._history
     before = objects.bytes_written
-    base = store._tree(commit)  # noqa: SLF001
+    base = store._tree(commit)
     scan = Scan(objects, {}, Caps().total_bytes)
     with disk_errors(str(store.folder)), handles.root(outward) as top:
         try:
@@ -67,10 +70,10 @@ def read(store: Store, commit: str, globs: Sequence[str]) -> Iterator[tuple[str,
     Globs are as in `inputs:`; `*` also matches slashes. Symlinks are left out: they could point anywhere.
     WorkspaceError `inputs` for a glob that matches nothing, and `size` for a file above `LARGEST_INPUT`.
     """
-    objects = store._objects  # noqa: SLF001 - see tree_of
+    objects = store._objects
     patterns = {glob: re.compile(translate(glob)) for glob in globs}
     unused = set(globs)
-    for path, entry in _files(objects, store._tree(commit), ""):  # noqa: SLF001
+    for path, entry in _files(objects, store._tree(commit), ""):
         hits = {glob for glob, pattern in patterns.items() if pattern.match(path)}
         unused -= hits
         if not hits:

@@ -1,24 +1,27 @@
 """Tree → directory: make a worktree equal a commit, whatever foreign code has done to the directory before.
 
-libgit2's checkout writes through a directory that a container swapped for a symlink (run: ten files of a victim folder
-were overwritten), so it is never used. Here each directory is entered by descriptor without following links, an
-existing file is never opened for writing (it may be a hard link) but unlinked and made new, and what is
-kept is kept because its stamp proves it unchanged. `switch` walks the difference of two trees only, which is right
-exactly when the directory is known to equal the first; in every other case it falls back to `lay`.
+libgit2's checkout writes through a directory that a container swapped for a symlink (run: ten files of a victim
+folder were overwritten), so it is never used. Here each directory is entered by descriptor without following links,
+an existing file is never opened for writing (it may be a hard link) but unlinked and made new, and what is kept is
+kept because its stamp proves it unchanged. `switch` walks the difference of two trees only, which is right exactly
+when the directory is known to equal the first; in every other case it falls back to `lay`.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks import handles
 from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
 from workflowmaster.blocks.stamps import Known, Node, Stamp, key_of
 from workflowmaster.blocks.trees import GITLINK, MAX_DEPTH, SYMLINK, Entry, bad_name, is_file, is_tree, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Laying:
 
     def lay(self, fd: int, known: Known, tree: bytes) -> None:
         """Make the open directory equal the tree exactly."""
-        known.tree = None
+        known.tree, known.fresh = None, []
         self._own(fd, handles.DIRECTORY_MODE)
         self._lay(_Here(fd, known.root, b""), tree)
         self._done(known, tree)

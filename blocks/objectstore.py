@@ -1,11 +1,11 @@
 """The private object store: reads through libgit2, writes loose objects itself.
 
 Why writes are our own: libgit2 does not write an object that any alternate already has. The alternate here is the
-user's object directory, where an object may be unreachable, and his next `gc --prune=now` would take a finished step's
-file with it. So "is it there already" asks our own folder only; what the base commit reaches is pinned by a ref and
-never written again, because unchanged files keep the ids they were laid with.
-Own writing also streams: a file above `LARGE` bytes never stands in memory, neither on its way in nor out. The accepted
-cost is disk: such a file is stored uncompressed when its first bytes do not shrink.
+user's object directory, where an object may be unreachable, and his next `gc --prune=now` would take a finished
+step's file with it. So "is it there already" asks our own folder only; what the base commit reaches is pinned by a
+ref and never written again, because unchanged files keep the ids they were laid with. Own writing also streams: a
+file above `LARGE` bytes never stands in memory, neither on its way in nor out. The accepted cost is disk: such a
+file is stored uncompressed when its first bytes do not shrink.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pygit2
 from pygit2.enums import ConfigLevel
 
 from workflowmaster.blocks.trees import DIRECTORY, EMPTY_TREE, Entry, Listing, encode, is_tree, parse
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
 Kind = Literal["blob", "tree", "commit"]
 
 LARGE = 4 << 20
 """Bytes from which a file is streamed instead of read whole."""
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+_LARGE_PACKED = LARGE // 64  # zlib shrinks a thousandfold at most, so less than this never inflates to much
 _KINDS: dict[int, Kind] = {1: "commit", 2: "tree", 3: "blob"}
 _CACHED_TREES = 20_000
 
@@ -92,6 +95,9 @@ class ObjectStore:
 
     def read(self, oid: bytes) -> bytes:
         """Return an object's content. WorkspaceError `base` if it is gone."""
+        ours = _read_loose(self._path(oid))
+        if ours is not None:
+            return ours
         try:
             return bytes(self.repo.read(pygit2.Oid(raw=oid))[1])
         except KeyError as error:
@@ -140,10 +146,8 @@ class ObjectStore:
         path = self._path(oid)
         if self._is_large(path):
             _stream_out(path, fd)
-            return
-        data = memoryview(self.read(oid))
-        while data:
-            data = data[os.write(fd, data) :]
+        else:
+            _write_all(fd, self.read(oid))
 
     def holds(self, oid: bytes) -> bool:
         """Return whether the object can be read here, alternates included."""
@@ -206,7 +210,7 @@ class ObjectStore:
     @staticmethod
     def _is_large(path: str) -> bool:
         try:
-            return os.stat(path).st_size >= LARGE // 4  # noqa: PTH116
+            return os.stat(path).st_size >= _LARGE_PACKED  # noqa: PTH116
         except FileNotFoundError:
             return False
 
@@ -247,18 +251,34 @@ def _read_all(fd: int, size: int) -> bytes:
     return b"".join(parts)
 
 
+def _read_loose(path: str) -> bytes | None:
+    """Return the content of a loose object, or None if there is none; half the price of asking libgit2."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        packed = _read_all(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+    return zlib.decompress(packed).partition(b"\0")[2]
+
+
 def _stream_out(path: str, fd: int) -> None:
     """Inflate a loose object into a file, leaving out its header."""
     unpacker = zlib.decompressobj()
     with open(path, "rb") as source:  # noqa: PTH123
-        first = unpacker.decompress(source.read(_CHUNK))
-        _write_chunk(fd, first[first.index(b"\0") + 1 :])
-        while chunk := source.read(_CHUNK):
-            _write_chunk(fd, unpacker.decompress(chunk))
-        _write_chunk(fd, unpacker.flush())
+        body = unpacker.decompress(source.read(_CHUNK), _CHUNK).partition(b"\0")[2]
+        while body or not unpacker.eof:
+            _write_all(fd, body)
+            # What did not fit into the last piece comes first: a piece of zeros inflates a thousandfold.
+            piece = unpacker.unconsumed_tail or source.read(_CHUNK)
+            body = unpacker.decompress(piece, _CHUNK)
+            if not (piece or body or unpacker.eof):
+                raise WorkspaceError("broken", f"{path} ends too early; the disk or somebody damaged it. Start again.")
 
 
-def _write_chunk(fd: int, data: bytes) -> None:
+def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -278,7 +298,7 @@ def _install(path: str, packed: bytes) -> None:
         _unlink(temporary)
         fd = os.open(temporary, flags, stat.S_IRUSR | stat.S_IWUSR)
     try:
-        _write_chunk(fd, packed)
+        _write_all(fd, packed)
     finally:
         os.close(fd)
     os.rename(temporary, path)  # noqa: PTH104

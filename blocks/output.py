@@ -7,10 +7,12 @@ is exact and never silent: the file ends in a line that says what was cut and by
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
 
 LONGEST_LINE = 16_384
 """Bytes after which a line without an end is passed on as one, so that a watcher sees a progress bar too."""
@@ -75,7 +77,7 @@ class Capture:
         self._flush_rest()
         self._file.close()
 
-    def __enter__(self) -> Capture:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,16 @@ class Owner:
 @functools.cache
 def _boot() -> str:
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()[:8]
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
     except OSError:
         return "0"
 
 
 def _started(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            # The name in parentheses may hold spaces and parentheses; field 22 counts from the start.
-            fields = file.read().rpartition(")")[2].split()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+    # The name in parentheses may hold spaces and parentheses; the start time is field 22 of all.
+    fields = text.rpartition(")")[2].split()
     return "" if fields[0] in "ZX" else f"{_boot()}-{fields[19]}"

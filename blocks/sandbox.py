@@ -18,7 +18,7 @@ from prefect.utilities.asyncutils import run_sync_in_worker_thread
 from pydantic import ConfigDict, Field
 
 from workflowmaster import policies
-from workflowmaster.blocks.container import EXCHANGE, Container, ContainerRequest, Ending
+from workflowmaster.blocks.container import EXCHANGE, SCRATCH, Container, ContainerRequest, Ending
 from workflowmaster.blocks.engine import Engine, SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.blocks.output import Capture
@@ -96,7 +96,9 @@ class DockerSandbox(JobBlock):
         policy, engine = self.effective(), self.host.engine()
         image_id = engine.image_id(self.image)
         if image_id is None:
-            raise SandboxUnavailable(f"the engine has no image {self.image}, and it is never pulled here", reason="image")
+            raise SandboxUnavailable(
+                f"the engine has no image {self.image}, and it is never pulled here", reason="image"
+            )
         folder = Path(tempfile.mkdtemp(prefix="workflowmaster-"))
         exchange = Exchange(folder / "exchange").make((1000, 1000))
         request = ContainerRequest(
@@ -108,7 +110,7 @@ class DockerSandbox(JobBlock):
             labels={"workflow": "sandbox", **Owner.me().labels()},
             workdir=EXCHANGE,
         )
-        exchange.write({"HOME": "/tmp", "WM_OUTPUT": "/out/outputs"}, {})  # noqa: S108 - inside the container
+        exchange.write({"HOME": SCRATCH, "WM_OUTPUT": "/out/outputs"}, {})
         seconds = min(self.timeout_seconds or policy.wall_seconds_default, policy.wall_seconds_max)
         return SandboxRun(Container(engine, request).park(), exchange, folder / "log", seconds)
 
@@ -124,13 +126,15 @@ class SandboxRun(JobRun[str]):
         """Run to the end. RuntimeError if the command failed; the container is removed either way."""
         self.ending = await run_sync_in_worker_thread(self._run)
         if self.ending.exit_code or self.ending.timed_out or self.ending.capped:
-            raise RuntimeError(f"the command ended with exit code {self.ending.exit_code}; fetch_result() has its output")
+            raise RuntimeError(
+                f"the command ended with exit code {self.ending.exit_code}; fetch_result() has its output"
+            )
 
     def _run(self) -> Ending:
         policy = self._container.request.policy
         try:
             with Capture(self._log, cap=policy.output_cap, policy=policy.name) as capture:
-                return self._container.run(self._exchange.inward, self._seconds, capture)
+                return self._container.run(self._seconds, capture)
         finally:
             self._container.remove()
 

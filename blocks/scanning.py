@@ -1,9 +1,9 @@
 """Directory → tree: what a step left, read by code of our own.
 
-Not `git add -A`, which stores a nested repository as a bare link and loses its files; not libgit2, which refuses names
-that are not UTF-8. Everything that a tree can hold is taken as it is, bytes exact: no attribute, filter or line-ending
-rule is looked at. What a tree cannot hold (FIFOs, sockets, devices, any form of `.git`) is left out and reported, one
-line each. The price is a `stat` of every file at every snapshot, about five microseconds each.
+Not `git add -A`, which stores a nested repository as a bare link and loses its files; not libgit2, which refuses
+names that are not UTF-8. Everything that a tree can hold is taken as it is, bytes exact: no attribute, filter or
+line-ending rule is looked at. What a tree cannot hold (FIFOs, sockets, devices, any form of `.git`) is left out and
+reported, one line each. The price is a `stat` of every file at every snapshot, about five microseconds each.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks import handles
-from workflowmaster.blocks.ignore import Rules
 from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
 from workflowmaster.blocks.stamps import Key, Known, Node, Stamp, kernel_now, key_of, settled
 from workflowmaster.blocks.trees import (
@@ -29,6 +29,9 @@ from workflowmaster.blocks.trees import (
     case_clashes,
     show,
 )
+
+if TYPE_CHECKING:
+    from workflowmaster.blocks.ignore import Rules
 
 MAX_PATH = 4095
 """Bytes of a path that git and most tools can still open."""
@@ -72,9 +75,13 @@ class Scan:
     total_bytes: int = 0
     """Bytes of all regular files."""
 
-    def run(self, fd: int, known: Known) -> bytes:
-        """Return the id of the worktree's tree, written to the store. WorkspaceError `unreadable`, `size` or `disk`."""
-        oid = self._directory(_Here(fd, known.root, b"", 0, self._rules_in(fd, b"", self.rules)))
+    def run(self, fd: int, known: Known, prefix: bytes = b"") -> bytes:
+        """Return the id of the tree of an open directory, written to the store.
+
+        `prefix` is where the directory lies (`b"libs/"`), for rules and findings.
+        WorkspaceError `unreadable`, `size` or `disk`.
+        """
+        oid = self._directory(_Here(fd, known.root, prefix, 0, self._rules_in(fd, prefix, self.rules)))
         if self.unreadable:
             shown = ", ".join(sorted(self.unreadable)[:10])
             message = (
@@ -142,7 +149,7 @@ class Scan:
                     self._submodule(fd, path)
                     node = Node()
                 else:
-                    rules = self._rules_in(fd, path, here.rules)
+                    rules = self._rules_in(fd, path + b"/", here.rules)
                     self._directory(_Here(fd, node, path + b"/", here.depth + 1, rules))
         except PermissionError:
             self.unreadable.append(show(path))
@@ -164,7 +171,8 @@ class Scan:
             if any(True for _ in entries):
                 self._leave_out(path, "content of a submodule; the commit it names is kept")
 
-    def _rules_in(self, fd: int, path: bytes, rules: Rules | None) -> Rules | None:
+    @staticmethod
+    def _rules_in(fd: int, prefix: bytes, rules: Rules | None) -> Rules | None:
         if rules is None:
             return None
         try:
@@ -172,7 +180,9 @@ class Scan:
         except OSError:
             return rules
         try:
-            return rules.below(path, os.read(source, 1 << 22) if stat.S_ISREG(os.fstat(source).st_mode) else None)
+            return rules.below(
+                prefix.rstrip(b"/"), os.read(source, 1 << 22) if stat.S_ISREG(os.fstat(source).st_mode) else None
+            )
         finally:
             os.close(source)
 

@@ -1,19 +1,22 @@
 """What this process knows about a directory: which file had which content when, and when that may be believed.
 
-A file is taken as unchanged when inode, size, both times and mode are what they were. The change time cannot be set by
-a program, so the only gap is a write within the clock's own step. Two rules close it: a stamp taken after foreign code
-ran counts only if the file was then `SETTLED_NS` old; a stamp of a file we wrote ourselves counts once the kernel's
-clock has passed it, looked at before foreign code may start. The accepted cost: files written in the last
+A file is taken as unchanged when inode, size, both times and mode are what they were. The change time cannot be set
+by a program, so the only gap is a write within the clock's own step. Two rules close it: a stamp taken after foreign
+code ran counts only if the file was then `SETTLED_NS` old; a stamp of a file we wrote ourselves counts once the
+kernel's clock has passed it, looked at before foreign code may start. The accepted cost: files written in the last
 moment of a step are read once more by the next snapshot.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.trees import Entry
+if TYPE_CHECKING:
+    import os
+
+    from workflowmaster.blocks.trees import Entry
 
 SETTLED_NS = 50_000_000
 """Age in nanoseconds from which a file's times are believed after foreign code ran."""

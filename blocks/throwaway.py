@@ -1,21 +1,25 @@
 """A repository that a step may do with as it likes: one commit, copies of the objects, gone before the snapshot.
 
 Coding agents ask git what they changed, and some refuse to work without a repository. They must not get ours: its
-alternates lead to the user's objects, and its refs to other steps. So the tree is packed into a fresh `.git` in the worktree.
-The cost is the pack, once per tree; what the step commits there is lost, its files are not.
+alternates lead to the user's objects, and its refs to other steps. So the tree is packed into a fresh `.git` in the
+worktree. The cost is the pack, once per tree; what the step commits there is lost, its files are not.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pygit2
 
 from workflowmaster.blocks import handles
 from workflowmaster.blocks.history import AUTHOR
-from workflowmaster.blocks.objectstore import ObjectStore
 from workflowmaster.blocks.trees import EMPTY_TREE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from workflowmaster.blocks.objectstore import ObjectStore
 
 _CONFIG = f"""[core]
 \trepositoryformatversion = 0
@@ -66,6 +70,5 @@ def _write_index(store: ObjectStore, tree: bytes, git_dir: Path) -> None:
 
 def _give(folder: Path, owner: tuple[int, int]) -> None:
     os.chown(folder, *owner)
-    for top, names, files in os.walk(folder):
-        for name in (*names, *files):
-            os.chown(os.path.join(top, name), *owner, follow_symlinks=False)
+    for path in folder.rglob("*"):
+        os.chown(path, *owner, follow_symlinks=False)

@@ -1,16 +1,18 @@
 """Git tree objects as raw bytes: parse, write, and refuse names that no directory may hold.
 
-Why not libgit2's TreeBuilder: it takes text, so a file name that is not UTF-8 cannot be stored, and it checks names by
-rules of its own that let `../evil` pass when bytes are written directly. A tree object is a sorted list of
-`mode SP name NUL id`, which is twenty lines to read and write; the price is that nobody validates for us. Hence one name
+Why not libgit2's TreeBuilder: it takes text, so a file name that is not UTF-8 cannot be stored, and it checks names
+by rules of its own that let `../evil` pass when bytes are written directly. A tree object is a sorted list of `mode
+SP name NUL id`, which is twenty lines to read and write; the price is that nobody validates for us. Hence one name
 check, used in both directions: what a step leaves in its directory, and what a commit asks us to write there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 DIRECTORY = 0o040000
 FILE = 0o100644

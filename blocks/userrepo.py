@@ -1,27 +1,34 @@
 """The user's repository: found, vetted, read, and given two refs; otherwise left as it is.
 
-Refused are the kinds that libgit2 cannot read (SHA-256, reftable) and those whose base would have holes (no commit yet, a
-partial clone that lacks files), each with what to do. Nothing of the user's configuration can run: libgit2 starts no
-hook, filter or fsmonitor, and we never start git. What of it is read: which files he keeps out of git
-(`core.excludesFile`) and whose repositories he trusts (`safe.directory`), because both are his decisions and not ours.
+Refused are the kinds that libgit2 cannot read (SHA-256, reftable) and those whose base would have holes (no commit
+yet, a partial clone that lacks files), each with what to do. Nothing of the user's configuration can run: libgit2
+starts no hook, filter or fsmonitor, and we never start git. What of it is read: which files he keeps out of git
+(`core.excludesFile`) and whose repositories he trusts (`safe.directory`), because both are his decisions and not
+ours.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pygit2
 from pygit2.enums import FileStatus, FilterMode
 
 from workflowmaster.blocks import handles
+from workflowmaster.blocks.caps import DEFAULT_CAPS
 from workflowmaster.blocks.ignore import Rules, rules_from
 from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
-from workflowmaster.blocks.trees import EXECUTABLE, FILE, GITLINK, SYMLINK, Entry, show
+from workflowmaster.blocks.scanning import Scan
+from workflowmaster.blocks.stamps import Known
+from workflowmaster.blocks.trees import DIRECTORY, EXECUTABLE, FILE, GITLINK, SYMLINK, Entry, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _TRACKED = (
     FileStatus.WT_MODIFIED
@@ -64,12 +71,11 @@ class UserRepo:
         return rules_from(c for p in (self._excludes_file(), self.common / "info/exclude") if (c := _content(p)))
 
     def uncommitted(self) -> list[bytes]:
-        """Return paths whose working-tree state is not the checked-out commit's, untracked files that count included."""
+        """Return the paths that differ from the checked-out commit, untracked ones that are not ignored included."""
         found = []
-        outside = self.rules()
         for name, status in self.repo.status().items():
             path = os.fsencode(name)
-            if status & _TRACKED or (status & FileStatus.WT_NEW and not self._ignored(path, outside)):
+            if status & _TRACKED or (status & FileStatus.WT_NEW and not self._ignored(path)):
                 found.append(path.rstrip(b"/"))
         return sorted(found)
 
@@ -81,10 +87,8 @@ class UserRepo:
             if old is not None and old.mode == GITLINK:
                 continue
             full = self.root / os.fsdecode(path)
-            if full.is_dir() and not full.is_symlink():
-                changes.update(self._untracked_folder(store, path))
-            else:
-                changes[path] = self._entry(store, path)
+            nested = full.is_dir() and not full.is_symlink()
+            changes[path] = self._folder(store, path) if nested else self._entry(store, path)
         return store.edit(tree, changes)
 
     def own_ref(self, name: str) -> None:
@@ -104,15 +108,11 @@ class UserRepo:
             for path in paths:
                 os.chown(path, st.st_uid, st.st_gid, follow_symlinks=False)
 
-    def _untracked_folder(self, store: ObjectStore, path: bytes) -> Iterator[tuple[bytes, Entry | None]]:
-        """Walk what libgit2 reports as one untracked name: a repository inside the repository."""
-        outside = self.rules()
-        for folder, names, files in os.walk(os.fsencode(self.root) + b"/" + path):
-            names[:] = [n for n in names if n != b".git"]
-            for name in (*files, *(n for n in names if os.path.islink(os.path.join(folder, n)))):
-                inside = os.path.relpath(os.path.join(folder, name), os.fsencode(self.root))
-                if name != b".git" and not self._ignored(inside, outside):
-                    yield inside, self._entry(store, inside)
+    def _folder(self, store: ObjectStore, path: bytes) -> Entry:
+        """Take what libgit2 reports as one untracked name: a repository inside the repository, without its `.git`."""
+        scan = Scan(store, {}, DEFAULT_CAPS.total_bytes, rules=self._rules_at(path.split(b"/")), lend=False)
+        with handles.root(self.root / os.fsdecode(path), lend=False) as fd:
+            return Entry(DIRECTORY, scan.run(fd, Known(), path + b"/"))
 
     def _entry(self, store: ObjectStore, path: bytes) -> Entry | None:
         full = os.fsencode(self.root) + b"/" + path
@@ -121,7 +121,7 @@ class UserRepo:
         except (FileNotFoundError, NotADirectoryError):
             return None
         if stat.S_ISLNK(st.st_mode):
-            return Entry(SYMLINK, store.write("blob", os.readlink(full)))
+            return Entry(SYMLINK, store.write("blob", os.readlink(full)))  # noqa: PTH115 -- pathlib cannot read bytes
         if not stat.S_ISREG(st.st_mode):
             return None
         fd = os.open(full, handles.READ_FLAGS)
@@ -137,7 +137,7 @@ class UserRepo:
         driver = self.repo.get_attr(path, "filter")
         if isinstance(driver, str):
             message = (
-                f"{show(path)} has changes and goes through the filter `{driver}`, which is a program and is not run here. "
+                f"{show(path)} has changes and goes through the filter `{driver}`, a program that is not run here. "
                 "Commit or stash it first."
             )
             raise WorkspaceError("filter", message, files=(show(path),))
@@ -146,15 +146,22 @@ class UserRepo:
             return store.write_file(fd, size)
         return store.write("blob", filters.apply_to_buffer(os.read(fd, size)))
 
-    def _ignored(self, path: bytes, rules: Rules) -> bool:
+    def _ignored(self, path: bytes) -> bool:
+        """Return whether the user himself ignores an untracked path that nothing in the repository ignores."""
         parts = path.rstrip(b"/").split(b"/")
-        for n in range(len(parts)):
-            folder = b"/".join(parts[:n])
-            rules = rules.below(folder, _content(self.root / os.fsdecode(folder) / ".gitignore"))
-            whole = n == len(parts) - 1
-            if rules.ignores(b"/".join(parts[: n + 1]), directory=not whole or path.endswith(b"/")):
+        for n in range(1, len(parts) + 1):
+            directory = n < len(parts) or path.endswith(b"/")
+            if self._rules_at(parts[: n - 1]).ignores(b"/".join(parts[:n]), directory=directory):
                 return True
         return False
+
+    def _rules_at(self, folder: list[bytes]) -> Rules:
+        """Return the ignore rules inside a directory of the working tree, given as its path's parts."""
+        rules = self.rules()
+        for n in range(len(folder) + 1):
+            path = b"/".join(folder[:n])
+            rules = rules.below(path, _content(self.root / os.fsdecode(path) / ".gitignore"))
+        return rules
 
     def _excludes_file(self) -> Path | None:
         named = [str(self.repo.config["core.excludesfile"])] if "core.excludesfile" in self.repo.config else []
@@ -177,7 +184,7 @@ def find(workspace: Path) -> UserRepo | None:
     try:
         repo = pygit2.Repository(str(git_dir))
     except (pygit2.GitError, ValueError, KeyError, OSError) as error:
-        message = f"{workspace} is in a git repository that cannot be opened: {error}. See what `git -C {workspace} fsck` says."
+        message = f"{workspace} is in a git repository that cannot be opened: {error}. Try `git -C {workspace} fsck`."
         raise WorkspaceError("broken", message) from error
     if repo.is_bare or repo.workdir is None:
         raise WorkspaceError(
@@ -265,7 +272,9 @@ def _vet_format(common: Path) -> None:
         message = f"{where} stores its objects as {objects}, which is not supported. Work in a SHA-1 clone of it."
         raise WorkspaceError("sha256", message)
     if refs not in ("", "files"):
-        message = f"{where} stores its refs as {refs}, which is not supported. `git refs migrate --ref-format=files` changes that."
+        message = (
+            f"{where} stores its refs as {refs}, which is not supported. `git refs migrate --ref-format=files` helps."
+        )
         raise WorkspaceError("reftable", message)
 
 
@@ -274,11 +283,8 @@ def _setting(config: pygit2.Config, name: str) -> str:
 
 
 def _is_partial(repo: pygit2.Repository) -> bool:
-    return any(
-        e.name == "extensions.partialclone"
-        or (e.name.startswith("remote.") and e.name.endswith((".promisor", ".partialclonefilter")))
-        for e in repo.config
-    )
+    marks = (".promisor", ".partialclonefilter", "extensions.partialclone")
+    return any(e.name.endswith(marks) for e in repo.config)
 
 
 def _content(path: Path | None) -> bytes:

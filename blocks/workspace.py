@@ -1,13 +1,14 @@
 """Workspace = git: a step is a function from tree to tree, and this is where trees live.
 
-One bare store per workflow lies in the workflow's private folder and borrows the user's objects by an alternates file, so
-opening it copies nothing. Every step starts from a commit and ends as one; retries, resumes and parallel
-steps therefore never see each other's half-done work, and equal work has equal ids. The user's repository is touched in
-two places only: a ref that pins the base (his garbage collection would otherwise take it from under us), and at
+One bare store per workflow lies in the workflow's private folder and borrows the user's objects by an alternates
+file, so opening it copies nothing. Every step starts from a commit and ends as one; retries, resumes and parallel
+steps therefore never see each other's half-done work, and equal work has equal ids. The user's repository is touched
+in two places only: a ref that pins the base (his garbage collection would otherwise take it from under us), and at
 the end the branch. A workspace that is no repository is snapshotted into the store and stays free of git.
 
-The hard choice is to have no git in between: directory ↔ tree is code of our own (`scanning`, `laying`), because both
-libgit2's checkout and `git add` can be led astray by what a step leaves behind. See docs/decisions/001-workspace-is-git.md.
+The hard choice is to have no git in between: directory ↔ tree is code of our own (`scanning`, `laying`), because
+both libgit2's checkout and `git add` can be led astray by what a step leaves behind. See
+docs/decisions/001-workspace-is-git.md.
 
 Not thread-safe: all calls on one `Store` come from one thread. Several processes may work on the same user
 repository with a folder each.
@@ -16,14 +17,13 @@ repository with a folder each.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks import export as exporting
 from workflowmaster.blocks import handles, userrepo
 from workflowmaster.blocks.basis import Basis
-from workflowmaster.blocks.caps import Caps, Left, over_caps
+from workflowmaster.blocks.caps import DEFAULT_CAPS, Caps, Left, over_caps
 from workflowmaster.blocks.export import ChangedFile
 from workflowmaster.blocks.history import AUTHOR, History
 from workflowmaster.blocks.ignore import Rules
@@ -33,7 +33,11 @@ from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError, disk_
 from workflowmaster.blocks.scanning import Scan
 from workflowmaster.blocks.stamps import Known
 from workflowmaster.blocks.throwaway import make_repository
-from workflowmaster.blocks.trees import DIRECTORY, GITLINK
+from workflowmaster.blocks.trees import DIRECTORY, GITLINK, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 __all__ = [
     "Caps",
@@ -128,8 +132,8 @@ class Store:
     def merge(self, commits: Sequence[tuple[str, str]], *, message: str) -> str:
         """Join (step id, commit) pairs, given in plan order, into one commit.
 
-        None give the base, one gives itself, and so does one that descends from all others. Ignored files that two sides
-        changed are taken from the later step, with a line in `findings`. MergeConflict names files and steps.
+        None give the base, one gives itself, and so does one that descends from all others. Ignored files that two
+        sides changed are taken from the later step, with a line in `findings`. MergeConflict names files and steps.
         """
         if not commits:
             return self.base
@@ -149,8 +153,8 @@ class Store:
     def switch(self, directory: Path, old: str, new: str) -> None:
         """Make a directory that holds `old` hold `new`, by the difference of the two trees.
 
-        Right after `lay`, `switch` or a clean `snapshot` of `old` this looks only at what differs, and trusts that no foreign
-        code has run since; in any other state it is `lay`. After a failed attempt use `lay`.
+        Right after `lay`, `switch` or a clean `snapshot` of `old` this looks only at what differs, and trusts that no
+        foreign code has run since; in any other state it is `lay`. After a failed attempt use `lay`.
         """
         known = self._known.get(directory)
         if known is None or known.tree is None or known.throwaway or known.tree != self._tree(old):
@@ -160,7 +164,7 @@ class Store:
             Laying(self._objects, self.owner).switch(fd, known, self._tree(new))
 
     def release(self, directory: Path) -> None:
-        """Say that foreign code may run in a directory from now on. Optional: it saves the next snapshot some reading."""
+        """Say that foreign code may run in a directory from now on; it saves the next snapshot some reading."""
         known = self._known.get(directory)
         if known is not None:
             known.seal()
@@ -172,7 +176,7 @@ class Store:
         parents: Sequence[str],
         step: str,
         message: str,
-        caps: Caps = Caps(),  # noqa: B008 -- frozen
+        caps: Caps = DEFAULT_CAPS,
     ) -> Snapshot:
         """Commit everything in a directory, ignored files included, on top of the commit(s) the step started from.
 
@@ -215,8 +219,8 @@ class Store:
     ) -> str:
         """Make the user's branch: one commit a step, without ignored files, on top of `origin`. Return its tip.
 
-        `message` becomes the last paragraph of every commit. The branch is created, or moved if it is still at `expected`;
-        an export that was cut short can simply be repeated. Nothing else of the user's changes.
+        `message` becomes the last paragraph of every commit. The branch is created, or moved if it is still at
+        `expected`; an export that was cut short can simply be repeated. Nothing else of the user's changes.
         WorkspaceError `branch` if it exists elsewhere, is checked out, or cannot have that name.
         """
         rewrite = exporting.Rewrite(self._history, message, author or AUTHOR)

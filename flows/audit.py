@@ -1,7 +1,7 @@
 """The audit log: one line of JSON for each thing that happened, each carrying the hash of the one before.
 
-It is evidence, never read for state. Every field is covered by the hash, and a line goes out in one `write`, so lines of
-several writers never mix and a crash tears at most the last one.
+It is evidence, never read for state. Every field is covered by the hash, and a line goes out in one `write`, so lines
+of several writers never mix and a crash tears at most the last one.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflowmaster.flows.plan import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 GENESIS = "0" * 64
 DURABLE = frozenset({"workflow.started", "workflow.finished", "container.started", "policy.refused", "approval"})
@@ -51,11 +53,10 @@ class AuditLog:
         size = os.fstat(self._handle).st_size
         if size == self._size:
             return self._last
-        last = None
-        for last in records(self.path):
-            pass
+        self._last = (-1, GENESIS)
+        for record in records(self.path):
+            self._last = (record["seq"], record["hash"])
         self._size = size
-        self._last = (last["seq"], last["hash"]) if last else (-1, GENESIS)
         return self._last
 
     def close(self) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflowmaster.flows import compiler, prompts
 from workflowmaster.flows.diagnostics import Diagnostic, PromptError, render
 from workflowmaster.flows.plan import SCHEMA, Plan, Step
+
+if TYPE_CHECKING:
+    import argparse
 
 INVALID = 2
 
@@ -21,7 +23,7 @@ def check(given: argparse.Namespace) -> int:
     for name in given.files:
         found += diagnostics(Path(name))
     if given.json:
-        print(json.dumps([one.public() for one in found]))  # noqa: T201 - the command's answer
+        print(json.dumps([one.public() for one in found]))
     for one in found:
         sys.stderr.write(render(one, source(one.file)) + "\n")
     errors = sum(one.severity == "error" for one in found)
@@ -48,8 +50,8 @@ def source(path: str) -> str | None:
 
 def plan(given: argparse.Namespace) -> int:
     """Show what a prompt compiles to."""
-    from workflowmaster.flows.launching import inputs  # noqa: PLC0415 - check needs neither settings nor Docker
-    from workflowmaster.flows.settings import load  # noqa: PLC0415
+    from workflowmaster.flows.launching import inputs
+    from workflowmaster.flows.settings import load
 
     settings = load()
     options = compiler.Options(
@@ -65,9 +67,9 @@ def plan(given: argparse.Namespace) -> int:
     if done.plan is None:
         raise PromptError(*done.diagnostics)
     if given.json:
-        print(json.dumps(public(done.plan, done.diagnostics), ensure_ascii=False))  # noqa: T201 - the command's answer
+        print(json.dumps(public(done.plan, done.diagnostics), ensure_ascii=False))
         return 0
-    from workflowmaster.flows.planview import show  # noqa: PLC0415 - rich is only for people
+    from workflowmaster.flows.planview import show
 
     for one in done.diagnostics:
         sys.stderr.write(render(one, source(given.file)) + "\n")
@@ -101,8 +103,8 @@ def _task(step: Step) -> dict[str, Any]:
 
 def schema(given: argparse.Namespace) -> int:
     """Print a JSON Schema."""
-    from workflowmaster.flows.schema import front_matter_schema, plan_schema  # noqa: PLC0415 - see above
+    from workflowmaster.flows.schema import front_matter_schema, plan_schema
 
     made = front_matter_schema() if given.what == "prompt" else plan_schema()
-    print(json.dumps(made, indent=2, ensure_ascii=False))  # noqa: T201 - the command's answer
+    print(json.dumps(made, indent=2, ensure_ascii=False))
     return 0

@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from collections.abc import Sequence
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - it has no public name
 
 EPILOG = """\
 exit codes:
@@ -125,9 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     grammar = parser()
     given = grammar.parse_args(argv)
     if given.version:
-        from importlib.metadata import version  # noqa: PLC0415 - 10 ms
+        from importlib.metadata import version
 
-        print(version("workflowmaster"))  # noqa: T201 - what was asked for
+        print(version("workflowmaster"))
         return 0
     if given.command is None:
         grammar.print_help(sys.stderr)
@@ -143,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = None  # type: ignore[assignment]
         return 0
     except Exception as error:
-        from workflowmaster.flows.refusals import explained  # noqa: PLC0415 - only for a refusal
+        from workflowmaster.flows.refusals import explained
 
         code = explained(error, json=getattr(given, "json", False))
         if code is None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.container import EXCHANGE, OUT
-from workflowmaster.flows.plan import Interpreter, Plan, Step, StepResult, Work
+from workflowmaster.blocks.container import EXCHANGE, OUT, SCRATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workflowmaster.flows.plan import Interpreter, Plan, Step, StepResult, Work
 
 INTERPRETERS: Mapping[Interpreter, tuple[str, ...]] = {
     # As GitHub's runner starts bash: the first failing command fails the step, also within a pipe.
@@ -16,7 +20,7 @@ INTERPRETERS: Mapping[Interpreter, tuple[str, ...]] = {
     "python": ("python3",),
 }
 
-BASICS: Mapping[str, str] = {"HOME": "/tmp", "LANG": "C.UTF-8", "WM_OUTPUT": f"{OUT}/outputs"}  # noqa: S108 - inside
+BASICS: Mapping[str, str] = {"HOME": SCRATCH, "LANG": "C.UTF-8", "WM_OUTPUT": f"{OUT}/outputs"}
 
 
 def argv(step: Step, purpose: str, agent: str) -> tuple[str, ...]:
@@ -41,9 +45,7 @@ def _script(work: Work) -> str:
     return work.text if work.text.endswith("\n") else work.text + "\n"
 
 
-def environment(
-    step: Step, plan: Plan, given: Mapping[str, str], before: Mapping[str, StepResult]
-) -> dict[str, str]:
+def environment(step: Step, plan: Plan, given: Mapping[str, str], before: Mapping[str, StepResult]) -> dict[str, str]:
     """Return a step's environment: basics, inputs, matrix, outputs of the steps before it, then its own `env`.
 
     `given` are the run's input values; `before` the results of all steps it builds on. The attempt is left out on

@@ -27,7 +27,13 @@ def delays(retries: Retries, count: int) -> list[float]:
 
 def worth_retrying(step: Step, *, attempt: int, cause: str, reason: str) -> Decision:
     """Decide whether a failed attempt is followed by another. `attempt` counts from 1."""
-    factors = {"attempt": attempt, "max": step.retries.max, "cause": cause, "failure": reason, "priority": step.priority}
+    factors = {
+        "attempt": attempt,
+        "max": step.retries.max,
+        "cause": cause,
+        "failure": reason,
+        "priority": step.priority,
+    }
     word = CLASS.get(cause, "failure")
     if cause in NEVER:
         return Decision(step=step.id, verb="abort", reason=f"never-retried: {cause} would only repeat", factors=factors)
@@ -35,7 +41,9 @@ def worth_retrying(step: Step, *, attempt: int, cause: str, reason: str) -> Deci
         return Decision(step=step.id, verb="continue", reason="retries-spent: no attempt is left", factors=factors)
     if step.retries.on and word not in step.retries.on:
         listed = ", ".join(step.retries.on)
-        return Decision(step=step.id, verb="continue", reason=f"not-listed: {word} is not among {listed}", factors=factors)
+        return Decision(
+            step=step.id, verb="continue", reason=f"not-listed: {word} is not among {listed}", factors=factors
+        )
     return Decision(
         step=step.id, verb="retry", reason=f"attempts-left: {attempt} of {step.retries.max} retries", factors=factors
     )

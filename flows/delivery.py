@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger
 from prefect.context import FlowRunContext
@@ -20,17 +19,21 @@ from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
 from workflowmaster.flows import ending, gates
+from workflowmaster.flows.documents import from_server
 from workflowmaster.flows.execution import StepFailed, host_result, in_git
 from workflowmaster.flows.journey import Journey, Options, current, keep, prepare
-from workflowmaster.flows.documents import from_server
 from workflowmaster.flows.parking import Parking
-from workflowmaster.flows.plan import Step, StepResult
 from workflowmaster.flows.scheduling import ReadyQueue
 from workflowmaster.flows.settings import load
 from workflowmaster.flows.slots import Slots
-from workflowmaster.flows.state import WorkflowState
 from workflowmaster.flows.steps import Runtime, result_key, runtimes, task_for
 from workflowmaster.flows.watching import Watcher, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workflowmaster.flows.plan import Step, StepResult
+    from workflowmaster.flows.state import WorkflowState
 
 prepared: dict[str, tuple[Journey, Watcher]] = {}
 """Workflow id → what this process has opened for it already, and who watches. The command line prepares a run before
@@ -100,6 +103,7 @@ def final_state(state: WorkflowState) -> State[Any]:
 
 async def _begin(journey: Journey) -> None:
     """Tie the run to its flow run, and take over what the server says about policies."""
+    journey.started_at = time.time()
     context = FlowRunContext.get()
     if context and context.flow_run:
         keep(journey, journey.record.model_copy(update={"flow_run_id": str(context.flow_run.id)}))
@@ -217,7 +221,9 @@ class Walk:
             self.runtime.parking.enabled = True
         self.runtime.parking.drop([step.id])
         self.queue.end(step.id)
-        fields = result.model_dump(mode="json", include={"status", "reason", "key", "input_commit", "commit", "exit_code"})
+        fields = result.model_dump(
+            mode="json", include={"status", "reason", "key", "input_commit", "commit", "exit_code"}
+        )
         journey.audit.append("step.finished", step=step.id, reused=step.id in journey.reused, **fields)
         self.watcher.step_finished(result)
         self.aborted = self.aborted or gates.aborts(step, result)

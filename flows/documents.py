@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from workflowmaster.blocks.sandbox import DockerSandbox
+from workflowmaster import policies
+from workflowmaster.blocks.sandbox import DockerHost, DockerSandbox
 from workflowmaster.flows.journey import Journey, effective
 from workflowmaster.policies import PolicyError, SecurityPolicy
 
@@ -33,17 +34,33 @@ async def from_server(journey: Journey) -> dict[str, SecurityPolicy]:
 
 async def saved() -> dict[str, DockerSandbox]:
     """Read the server's documents, by policy; empty where `workflowmaster init` was never run. One request."""
-    from prefect import get_client  # noqa: PLC0415 - see blocks/sandbox.py
-    from prefect.exceptions import PrefectHTTPStatusError  # noqa: PLC0415
+    from prefect import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
 
     async with get_client() as client:
         try:
             documents = await client.read_block_documents_by_type(TYPE, include_secrets=True)
         except PrefectHTTPStatusError as error:
-            if error.response.status_code == 404:  # noqa: PLR2004 - the block type was never registered here
+            if error.response.status_code == 404:
                 return {}
             raise
     named = [document for document in documents if not document.is_anonymous]
     # Prefect has no public way from a document to its block.
     blocks = [DockerSandbox._from_block_document(document) for document in named]  # noqa: SLF001
     return {block.policy: block for block in blocks}
+
+
+async def save(*, force: bool = False) -> dict[str, str]:
+    """Save a document for each built-in policy; return what happened to each, `saved` or `kept`.
+
+    One that is there already is kept, because an operator may have edited it; `force` overwrites it.
+    """
+    await DockerHost.aregister_type_and_schema()
+    await DockerSandbox.aregister_type_and_schema()
+    there = await saved()
+    told = {}
+    for name in policies.names():
+        told[name] = "kept" if name in there and not force else "saved"
+        if told[name] == "saved":
+            await DockerSandbox(policy=name).asave(name, overwrite=True)
+    return told

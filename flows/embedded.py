@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -24,6 +23,8 @@ from urllib.request import urlopen
 from workflowmaster.blocks.engine import SandboxUnavailable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import uvicorn
 
 READY_SECONDS = 90.0
@@ -34,7 +35,7 @@ LAST_WORDS_SECONDS = 20.0
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Prefect's settings for a run without a server of the user's: all files under `home`, nothing reported anywhere."""
+    """Return Prefect's settings for a run without a server: all files under `home`, nothing reported anywhere."""
     folder = home / "prefect"
     return {
         "PREFECT_HOME": str(folder),
@@ -85,8 +86,8 @@ class EmbeddedServer:
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
                 break
-            with contextlib.suppress(URLError, OSError), urlopen(f"{self.url}/health", timeout=seconds) as answer:  # noqa: S310 - our own http URL
-                if answer.status == 200:  # noqa: PLR2004
+            with contextlib.suppress(URLError, OSError), urlopen(f"{self.url}/health", timeout=seconds) as answer:  # noqa: S310
+                if answer.status == 200:
                     return self.url
             time.sleep(0.02)
         log = self._home / "prefect" / "server.log"
@@ -116,8 +117,8 @@ class EmbeddedServer:
 
 def serve(number: int) -> None:
     """Run the server on an inherited, listening socket until stdin is closed."""
-    import uvicorn  # noqa: PLC0415 - only the child needs it
-    from prefect.server.api.server import create_app  # noqa: PLC0415
+    import uvicorn
+    from prefect.server.api.server import create_app
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = uvicorn.Config(create_app(), log_level="error", lifespan="on", timeout_graceful_shutdown=5)
@@ -142,15 +143,15 @@ def _until_orphaned(server: uvicorn.Server) -> None:
 
 
 def _traffic() -> dict[str, dict[str, int]]:
-    from prefect.server.utilities.messaging.memory import METRICS  # noqa: PLC0415 - only the child needs it
+    from prefect.server.utilities.messaging.memory import METRICS
 
     return {topic: dict(counts) for topic, counts in METRICS.items()}
 
 
 def drain_client(seconds: float = 10.0) -> None:
     """Send what Prefect's client still holds back, events and logs, before the server is told to finish."""
-    from prefect.events.worker import EventsWorker  # noqa: PLC0415 - Prefect is imported only by what runs
-    from prefect.logging.handlers import APILogWorker  # noqa: PLC0415
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
 
     APILogWorker.drain_all(timeout=seconds, at_exit=False)
     EventsWorker.drain_all(timeout=seconds, at_exit=False)

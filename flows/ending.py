@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.forge import ChangedFile, LocalForge, PullRequest
-from workflowmaster.blocks.output import tail
 from workflowmaster.blocks.layering import tree_of
+from workflowmaster.blocks.output import tail
 from workflowmaster.blocks.workspace import WorkspaceError
 from workflowmaster.flows import report
 from workflowmaster.flows.execution import in_git
 from workflowmaster.flows.folders import write_atomically
 from workflowmaster.flows.hosting import branch
-from workflowmaster.flows.journey import Journey
-from workflowmaster.flows.plan import StepResult
 from workflowmaster.flows.state import WorkflowState, final_status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workflowmaster.flows.journey import Journey
+    from workflowmaster.flows.plan import StepResult
 
 TAIL_LINES = 40
 """Lines of each log that the report shows."""
@@ -67,7 +71,13 @@ async def _publish(journey: Journey, state: WorkflowState) -> WorkflowState:
         return state
     state = state.model_copy(update={"branch": branch(journey), "commit": commit})
     changed = await in_git(journey, lambda: journey.store.changed_files(tip))
-    files = tuple(ChangedFile.model_validate(file, from_attributes=True) for file in changed)
+    words = {"A": "added", "M": "modified", "D": "deleted", "T": "modified"}
+    files = tuple(
+        ChangedFile.model_validate(
+            {"path": f.path, "change": words[f.status], "added": f.additions, "deleted": f.deletions}
+        )
+        for f in changed
+    )
     title, body = report.pull_request(state, files=files)
     request = PullRequest(title=title, body=body, branch=state.branch, patch=patch, files=files)
     forge = LocalForge(journey.folder.path)
@@ -105,8 +115,8 @@ def _author(text: str) -> tuple[str, str]:
 
 async def _artifact(state: WorkflowState, logs: Mapping[str, str]) -> None:
     """Show the report in the Prefect UI; outside a flow run there is nowhere to show it."""
-    from prefect.artifacts import acreate_markdown_artifact  # noqa: PLC0415 - the pure parts need no Prefect
-    from prefect.context import FlowRunContext  # noqa: PLC0415
+    from prefect.artifacts import acreate_markdown_artifact
+    from prefect.context import FlowRunContext
 
     if FlowRunContext.get() is None:
         return

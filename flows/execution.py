@@ -1,20 +1,18 @@
 """One attempt of one step: its tree laid, its container sent off, its end judged, its tree taken in.
 
-A step is a function from tree to tree, so every attempt starts from the step's input commit, whatever an earlier attempt
-left behind, and only an attempt that succeeded becomes a commit. Who is to blame for an end is decided here once:
-`StepFailed` is the step's own doing, `SandboxUnavailable` is ours or the engine's.
+A step is a function from tree to tree, so every attempt starts from the step's input commit, whatever an earlier
+attempt left behind, and only an attempt that succeeded becomes a commit. Who is to blame for an end is decided here
+once: `StepFailed` is the step's own doing, `SandboxUnavailable` is ours or the engine's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from workflowmaster.blocks import layering
-from workflowmaster.blocks.container import Ending
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.exchange import BadOutputs
 from workflowmaster.blocks.failure import explain
@@ -22,14 +20,19 @@ from workflowmaster.blocks.output import Capture
 from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.blocks.workspace import WorkspaceError, prepare, remove_tree
 from workflowmaster.flows import commands
-from workflowmaster.flows.journey import Journey
-from workflowmaster.flows.parking import Parked, Parking, Tree
 from workflowmaster.flows.plan import Step, StepResult, StepStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workflowmaster.blocks.container import Ending
+    from workflowmaster.flows.journey import Journey
+    from workflowmaster.flows.parking import Parked, Parking, Tree
 
 T = TypeVar("T")
 
 
-class StepFailed(RuntimeError):  # noqa: N818 - it is an outcome
+class StepFailed(RuntimeError):
     """The step's own work failed; `result` is its account and `cause` the failure's class."""
 
     def __init__(self, result: StepResult, cause: str) -> None:
@@ -136,7 +139,7 @@ async def _send(attempt: Attempt, parked: Parked, purpose: str) -> Receipt:
 
     def go() -> tuple[Ending, int]:
         with Capture(path, cap=policy.output_cap, policy=policy.name, lines=attempt.lines) as capture:
-            ending = container.run(parked.exchange.inward, step.timeout_seconds, capture)
+            ending = container.run(step.timeout_seconds, capture)
             if ending.timed_out:
                 capture.note(f"[workflowmaster: stopped after {step.timeout_seconds:g} s, the step's wall time]")
             return ending, capture.size
@@ -162,7 +165,7 @@ async def _send(attempt: Attempt, parked: Parked, purpose: str) -> Receipt:
 
 def _receipt(parked: Parked, ending: Ending, purpose: str) -> Receipt:
     request = parked.container.request
-    killed = ending.exit_code - 128 if 128 < ending.exit_code < 160 else None  # noqa: PLR2004 - the shell's convention
+    killed = ending.exit_code - 128 if 128 < ending.exit_code < 160 else None
     return Receipt(
         container_id=parked.container.id,
         container_name=request.name,

@@ -20,7 +20,7 @@ from workflowmaster.flows.state import WorkflowState
 ID = re.compile(r"[a-z0-9][a-z0-9-]{2,79}")
 
 
-class UnknownWorkflow(LookupError):  # noqa: N818 - what was asked for, not what went wrong
+class UnknownWorkflow(LookupError):
     """No workflow has that id; the message lists what there is."""
 
 

@@ -6,10 +6,14 @@ was skipped by its own `if` takes those that need it along, unless they say `if:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from workflowmaster.flows.conditions import StepView, evaluate, parse_condition
 from workflowmaster.flows.execution import host_result
-from workflowmaster.flows.journey import Journey
-from workflowmaster.flows.plan import Step, StepResult
+
+if TYPE_CHECKING:
+    from workflowmaster.flows.journey import Journey
+    from workflowmaster.flows.plan import Step, StepResult
 
 STATUS_FUNCTIONS = ("always(", "failure(")
 
@@ -35,7 +39,7 @@ def _stopped(step: Step, journey: Journey, names: list[str]) -> StepResult:
 
 def _listed(statuses: dict[str, str]) -> str:
     shown = [f"{name}, which is {status}" for name, status in list(statuses.items())[:3]]
-    return "; ".join(shown) + (f" and {len(statuses) - 3} more" if len(statuses) > 3 else "")  # noqa: PLR2004
+    return "; ".join(shown) + (f" and {len(statuses) - 3} more" if len(statuses) > 3 else "")
 
 
 def _holds(step: Step, journey: Journey) -> bool:

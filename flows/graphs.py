@@ -20,7 +20,7 @@ from workflowmaster.flows.wording import GLYPHS, STEP_WORDS, duration
 
 ALIKE: Final = 8
 """So many steps with equal neighbours are still drawn one by one."""
-MOST_MERMAID: Final = 60
+MOST_BOXES: Final = 60
 SEVERITY: Final[tuple[StepStatus, ...]] = (
     "failed",
     "waiting",
@@ -100,9 +100,9 @@ def gathered(rows: Sequence[Row]) -> list[Node]:
 
 
 def mermaid(rows: Sequence[Row]) -> str:
-    """Return a mermaid flow chart (without its fence); above `MOST_MERMAID` boxes one box for each layer."""
+    """Return a mermaid flow chart (without its fence); above `MOST_BOXES` boxes one box for each layer."""
     nodes = gathered(rows)
-    if len(nodes) > MOST_MERMAID:
+    if len(nodes) > MOST_BOXES:
         nodes = by_layer(rows)
     names = {node.name: f"n{index}" for index, node in enumerate(nodes)}
     lines = ["flowchart LR" if len(layered({n.name: n.needs for n in nodes})) <= 6 else "flowchart TB"]
@@ -119,13 +119,18 @@ def _through(needs: Iterable[str], head: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def by_layer(rows: Sequence[Row]) -> list[Node]:
-    """Return one node for each layer of the plan, chained: the summary of a plan too large to draw."""
+    """Return one node for each layer of the plan, chained: the summary of a plan too large to draw.
+
+    More than `MOST_BOXES` layers are bundled, neighbours with neighbours.
+    """
     by_id = {row.step.id: row for row in rows}
     layers = layered({row.step.id: row.step.needs for row in rows})
-    heads = [layer[0] for layer in layers]
+    size = -(-len(layers) // MOST_BOXES)
+    bundles = [[name for layer in layers[n : n + size] for name in layer] for n in range(0, len(layers), size or 1)]
+    heads = ["", *(bundle[0] for bundle in bundles)]
     return [
-        Node(layer[0], tuple(by_id[name] for name in layer), tuple(heads[depth - 1 : depth] if depth else ()))
-        for depth, layer in enumerate(layers)
+        Node(bundle[0], tuple(by_id[name] for name in bundle), (before,) if before else ())
+        for bundle, before in zip(bundles, heads, strict=False)
     ]
 
 

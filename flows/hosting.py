@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.forge import IssueRequest, LocalForge
 from workflowmaster.flows import report
 from workflowmaster.flows.execution import host_result
-from workflowmaster.flows.journey import Journey
-from workflowmaster.flows.plan import Step, StepResult
+
+if TYPE_CHECKING:
+    from workflowmaster.flows.journey import Journey
+    from workflowmaster.flows.plan import Step, StepResult
 
 
 async def run(journey: Journey, step: Step) -> StepResult:

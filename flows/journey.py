@@ -13,17 +13,15 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from workflowmaster import policies
 from workflowmaster.blocks.engine import Engine, SandboxUnavailable
 from workflowmaster.blocks.owner import Owner
-from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.blocks.workspace import Store
 from workflowmaster.flows import compiler, folders, prompts
 from workflowmaster.flows.audit import AuditLog
@@ -31,9 +29,14 @@ from workflowmaster.flows.diagnostics import PromptError
 from workflowmaster.flows.folders import Folder, write_atomically
 from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
-from workflowmaster.flows.settings import Settings
 from workflowmaster.flows.state import WorkflowState
 from workflowmaster.policies import PolicyError, SecurityPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from workflowmaster.blocks.receipt import Receipt
+    from workflowmaster.flows.settings import Settings
 
 STEP_USER = 1000
 """Uid and gid that steps run as when the orchestrator is root: the step image's own user."""
@@ -43,11 +46,11 @@ current: ContextVar[Journey] = ContextVar("journey")
 with every task run, and Prefect draws an edge for each value it has seen as a result before."""
 
 
-class NeedsPerson(RuntimeError):  # noqa: N818 - nothing failed
+class NeedsPerson(RuntimeError):
     """The run cannot go on without a person: an agent to be named, an approval to be given, a claim to be freed."""
 
 
-class BadOption(ValueError):  # noqa: N818 - says what was bad
+class BadOption(ValueError):
     """An argument of a command that cannot be meant; the message says what was expected."""
 
 
@@ -246,13 +249,13 @@ def _undone(folder: Folder, *, new: bool) -> Iterator[IO[str]]:
     except BaseException:
         lock.close()
         if new:
-            import shutil  # noqa: PLC0415 - only for a refusal
+            import shutil
 
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
 
 
-def claim(folder: Folder) -> IO[str]:
+def claim(folder: Folder, *, write: bool = True) -> IO[str]:
     """Lock the workflow for this process until the file is closed; the kernel frees it however the process ends."""
     file = (folder.path / "claim").open("a+")
     try:
@@ -262,10 +265,20 @@ def claim(folder: Folder) -> IO[str]:
         holder = file.read().strip() or "another process"
         file.close()
         raise NeedsPerson(f"{folder.id} is being worked on by {holder}; wait for it or stop it first") from error
-    file.truncate(0)
-    file.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-    file.flush()
+    if write:
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
     return file
+
+
+def claimed(folder: Folder) -> bool:
+    """Return whether a living process holds the workflow."""
+    try:
+        claim(folder, write=False).close()
+    except NeedsPerson:
+        return True
+    return False
 
 
 def effective(step: Step, settings: Settings, base: SecurityPolicy | None = None) -> SecurityPolicy:
@@ -312,7 +325,7 @@ def _need_agent(plan: Plan, agent: str) -> None:
     waiting = [step for step in plan.tasks if step.kind == "agent"]
     if waiting and not agent:
         lines = [f"  {step.id}  {step.name}  ({plan.prompt.path}:{step.source.line})" for step in waiting[:12]]
-        more = [f"  … and {len(waiting) - 12} more"] if len(waiting) > 12 else []  # noqa: PLR2004
+        more = [f"  … and {len(waiting) - 12} more"] if len(waiting) > 12 else []
         raise NeedsPerson(
             "\n".join(
                 [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.output import tail
 from workflowmaster.flows import folders, journey, report, running
@@ -16,7 +16,11 @@ from workflowmaster.flows.folders import Folder, write_atomically
 from workflowmaster.flows.journey import Journey, NeedsPerson, Options, Record, compile_file, prepare
 from workflowmaster.flows.progress import Progress
 from workflowmaster.flows.settings import Settings, load
-from workflowmaster.flows.state import WorkflowState
+
+if TYPE_CHECKING:
+    import argparse
+
+    from workflowmaster.flows.state import WorkflowState
 
 
 def asked_for(given: argparse.Namespace) -> Options:
@@ -110,7 +114,7 @@ def _say(given: argparse.Namespace, state: WorkflowState) -> None:
     lines = [*report.failure_excerpt(state, logs), *report.closing(state)]
     sys.stderr.write("\n".join(lines) + "\n")
     if given.json:
-        print(json.dumps(running.answer(state)))  # noqa: T201 - the command's answer
+        print(json.dumps(running.answer(state)))
 
 
 __all__ = ["PromptError", "approve", "asked_for", "inputs", "resume", "run"]

@@ -12,17 +12,21 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.container import WORKSPACE, Container, ContainerRequest, Mount
+from workflowmaster.blocks.container import SCRATCH, WORKSPACE, Container, ContainerRequest, Mount
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.flows.commands import argv
 from workflowmaster.flows.folders import safe
-from workflowmaster.flows.journey import Journey
-from workflowmaster.flows.plan import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from workflowmaster.flows.journey import Journey
+    from workflowmaster.flows.plan import Step
 
 AHEAD = 3
 """Containers parked beyond the running ones. Measured: three are enough for steps that work for half a second."""
@@ -139,7 +143,7 @@ class Parking:
             mounts=tuple(mounts),
             labels=labels,
             user=f"{user[0]}:{user[1]}",
-            workdir=WORKSPACE if tree else "/tmp",  # noqa: S108 - inside the container
+            workdir=WORKSPACE if tree else SCRATCH,
         )
         container = await self._start(Container(journey.engine, request))
         return Parked(container, exchange, tree)

@@ -9,7 +9,6 @@ are lost in reports; `workflowmaster logs` still prints the raw bytes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 ANSI = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor movement
@@ -51,27 +50,12 @@ def one_line(text: str, limit: int = 120) -> str:
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
-@dataclass(frozen=True)
-class Tail:
-    """The end of a log."""
-
-    lines: tuple[str, ...]
-    """The last lines, plain, without trailing empty ones."""
-    total: int
-    """How many lines the whole log has."""
-
-    @property
-    def cut(self) -> bool:
-        """Whether earlier lines were left out."""
-        return self.total > len(self.lines)
-
-
-def tail(log: str, limit: int = 40, width: int = 500) -> Tail:
-    """Return the last `limit` lines of a log, each at most `width` characters."""
+def tail(log: str, limit: int = 40, width: int = 500) -> list[str]:
+    """Return the last `limit` lines of a log as plain text, each at most `width` characters, no empty ones last."""
     raw = log.rstrip().split("\n") if log.strip() else []
     # Only the end is cleaned: a log may hold hundreds of megabytes, and one line of it too.
     lines = [plain(_last_drawn(line)[: width * 4]) for line in raw[-limit:]]
-    return Tail(tuple(line if len(line) <= width else line[:width] + "…" for line in lines), len(raw))
+    return [line if len(line) <= width else line[:width] + "…" for line in lines]
 
 
 def decisive(log: str, limit: int = 12) -> list[str]:
@@ -80,7 +64,7 @@ def decisive(log: str, limit: int = 12) -> list[str]:
     They are the last lines, because programs say last why they stop; lines before the first that names an error are
     dropped. Where such a line stands just above the last ones, the excerpt starts there and leaves out the middle.
     """
-    lines = [line for line in tail(log, limit=60).lines if line.strip()]
+    lines = [line for line in tail(log, limit=60) if line.strip()]
     window = lines[-limit:]
     named = [n for n, line in enumerate(window) if ERROR.search(line)]
     if named:

@@ -168,6 +168,12 @@ class Step(Noun):
     git: bool = False
     """The step sees a throw-away one-commit repository of its workspace."""
     on_retry: Literal["reset", "keep"] = "reset"
+    idempotency: str = ""
+    """Key under which the step's outside effects happen at most once, as written."""
+    budget: dict[str, float] = {}
+    """Hard stop of this step: `minutes`, `attempts`, `container-minutes`, `usd`."""
+    metadata: dict[str, Any] = {}
+    """Keys of agents' own prompt files (`model`, `tools` …), kept as written."""
     source: Source
 
     @property
@@ -197,6 +203,8 @@ class Plan(Noun):
     """The workflow's policy; a step runs under the stricter of this and its own."""
     max_parallel: int = 3
     inputs: tuple[InputSpec, ...] = ()
+    input_values: dict[str, str] = {}
+    """Value of each input that has one, as the text a step sees in `INPUT_<NAME>`."""
     labels: tuple[str, ...] = ()
     tasks: tuple[Step, ...]
     criteria: tuple[Criterion, ...] = ()

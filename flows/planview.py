@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-
-from workflowmaster.flows.plan import Plan, Step
-
+if TYPE_CHECKING:
+    from workflowmaster.flows.plan import Plan, Step
 
 COMMAND_WIDTH = 48
 
 
 def show(plan: Plan) -> None:
     """Print the plan: what would run, after what, where and how long. Nothing has run."""
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - 0.1 s that `plan --json` must not pay
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     console.print(Text(plan.name, style="bold"), Text(f"  {plan.prompt.kind} prompt, plan {plan.workflow_hash[:12]}"))
@@ -34,7 +34,14 @@ def show(plan: Plan) -> None:
 def _cells(step: Step) -> list[str]:
     limit = f"{step.timeout_seconds:g} s" if step.in_container else ""
     label = step.id if step.name == step.id else f"{step.id}  {step.name}"
-    return [label, step.kind, ", ".join(step.needs[:4]), step.policy if step.in_container else "host", limit, _work(step)]
+    return [
+        label,
+        step.kind,
+        ", ".join(step.needs[:4]),
+        step.policy if step.in_container else "host",
+        limit,
+        _work(step),
+    ]
 
 
 def _work(step: Step) -> str:
@@ -42,5 +49,3 @@ def _work(step: Step) -> str:
         return f"{len(step.children)} steps" if step.children else step.phase.replace("_", " ")
     line = next((line.strip() for line in step.work.text.splitlines() if line.strip()), "")
     return line if len(line) <= COMMAND_WIDTH else line[: COMMAND_WIDTH - 1] + "…"
-
-

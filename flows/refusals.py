@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json as json_module
 import sys
+from pathlib import Path
 
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.objectstore import WorkspaceError
@@ -28,7 +29,7 @@ def explained(error: Exception, *, json: bool) -> int | None:
     diagnostics = error.diagnostics if isinstance(error, PromptError) else ()
     if json:
         shown = [diagnostic.public() for diagnostic in diagnostics]
-        print(json_module.dumps({"error": str(error), "exit_code": code, "diagnostics": shown}))  # noqa: T201
+        print(json_module.dumps({"error": str(error), "exit_code": code, "diagnostics": shown}))
     if diagnostics:
         texts = {diagnostic.file: _text(diagnostic.file) for diagnostic in diagnostics}
         sys.stderr.write("\n".join(render(d, texts[d.file]) for d in diagnostics) + "\n")
@@ -51,7 +52,6 @@ def _code(error: Exception) -> int | None:
 
 def _text(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            return file.read()
+        return Path(path).read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
         return None

@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +21,14 @@ from workflowmaster.flows import embedded
 from workflowmaster.flows.embedded import EmbeddedServer
 from workflowmaster.flows.journey import Journey, keep
 from workflowmaster.flows.settings import home
-from workflowmaster.flows.state import WorkflowState
 from workflowmaster.flows.sweeping import sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from prefect.client.schemas.objects import FlowRun
 
+    from workflowmaster.flows.state import WorkflowState
     from workflowmaster.flows.watching import Watcher
 
 EXITS = {"completed": 0, "partial": 1, "failed": 1, "aborted": 1, "waiting": 3, "running": 1}
@@ -81,7 +82,7 @@ def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> W
     """Run a prepared journey to its end and return the state it left. KeyboardInterrupt after an orderly stop."""
     sweep(journey.engine, workflow=journey.id)
     gc.disable()
-    from workflowmaster.flows import delivery  # noqa: PLC0415 - imports Prefect
+    from workflowmaster.flows import delivery
 
     gc.freeze()
     gc.enable()
@@ -114,9 +115,9 @@ async def _until_done(journey: Journey) -> None:
 
 
 async def _flow_run(journey: Journey) -> None:
-    from prefect.flow_engine import run_flow_async  # noqa: PLC0415
+    from prefect.flow_engine import run_flow_async
 
-    from workflowmaster.flows.delivery import deliver, parameters  # noqa: PLC0415
+    from workflowmaster.flows.delivery import deliver, parameters
 
     named = deliver.with_options(name=journey.plan.name)
     values = dict(parameters(journey.record.options, journey.id))
@@ -129,9 +130,9 @@ async def _flow_run(journey: Journey) -> None:
 
 async def _again(journey: Journey) -> FlowRun | None:
     """Make the run's earlier flow run startable again; None if the server does not know it (any more)."""
-    from prefect import get_client  # noqa: PLC0415
-    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
-    from prefect.states import Scheduled  # noqa: PLC0415
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Scheduled
 
     async with get_client() as client:
         try:
@@ -167,7 +168,13 @@ def answer(state: WorkflowState) -> dict[str, Any]:
     keys = ("workflow_id", "flow_run_id", "status", "reason", "branch", "commit", "pull_request", "report", "audit_log")
     found = {key: getattr(state, key) or None for key in keys}
     decisions = [decision.model_dump(mode="json") for decision in state.decisions]
-    return {**found, "name": state.plan.name, "seconds": round(state.seconds, 3), "tasks": tasks, "decisions": decisions}
+    return {
+        **found,
+        "name": state.plan.name,
+        "seconds": round(state.seconds, 3),
+        "tasks": tasks,
+        "decisions": decisions,
+    }
 
 
 def exit_code(state: WorkflowState, *, infrastructure: bool) -> int:

@@ -7,9 +7,12 @@ work. Weights are the plan's own estimates. Everything here is pure; `delivery.p
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from workflowmaster.flows.plan import Step
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from workflowmaster.flows.plan import Step
 
 URGENCY = {"high": 0, "medium": 1, "low": 2}
 

@@ -1,8 +1,8 @@
 """The operator's settings: the guide's configuration table as one model, from a file, the environment or a call.
 
-Order, the later wins: defaults, `settings.toml` in the state directory, `WORKFLOWMASTER_*` variables, arguments. A limit
-given here can only lower what a policy grants: policies are a promise, settings are a convenience. An unknown key is an
-error wherever it can be told from somebody else's variable, because a misspelt limit is no limit.
+Order, the later wins: defaults, `settings.toml` in the state directory, `WORKFLOWMASTER_*` variables, arguments. A
+limit given here can only lower what a policy grants: policies are a promise, settings are a convenience. An unknown
+key is an error wherever it can be told from somebody else's variable, because a misspelt limit is no limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def home() -> Path:
     given = os.environ.get(f"{PREFIX}HOME")
     if given:
         return Path(given).expanduser().resolve()
-    from platformdirs import user_state_path  # noqa: PLC0415 - not needed when the variable is set
+    from platformdirs import user_state_path
 
     return user_state_path("workflowmaster")
 

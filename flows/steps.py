@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,15 @@ from workflowmaster.flows.commands import environment
 from workflowmaster.flows.decisions import delays, worth_retrying
 from workflowmaster.flows.execution import Attempt, StepFailed
 from workflowmaster.flows.journey import Journey, current
-from workflowmaster.flows.parking import Parking
 from workflowmaster.flows.plan import Decision, Step, StepResult, canonical
-from workflowmaster.flows.slots import Slots
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prefect.client.schemas.objects import State, TaskRun
+
+    from workflowmaster.flows.parking import Parking
+    from workflowmaster.flows.slots import Slots
 
 LOGGED_LINES = 2_000
 """Lines of one attempt's output that go to Prefect's log; the file has all of them."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from workflowmaster.flows.elements import Markup, element
-from workflowmaster.flows.plaintext import Tail, one_line, tail
+from workflowmaster.flows.plaintext import one_line, tail
 from workflowmaster.flows.plan import Work
 from workflowmaster.flows.reading import Outcome, Row
 from workflowmaster.flows.wording import STEP_WORDS, duration, short, size
@@ -121,7 +121,7 @@ def _blocks(outcome: Outcome, row: Row, log: str) -> list[Markup]:
         ("Outputs", outputs),
         ("Findings", "\n".join(result.findings) if result else ""),
         ("Decisions", decided),
-        (_log_title(outcome, row, shown), "\n".join(shown.lines)),
+        (_log_title(outcome, row, len(shown)), "\n".join(shown)),
     ]
     return [part for title, text in blocks if text for part in (element("h3", title), element("pre", text))]
 
@@ -134,9 +134,9 @@ def _script(work: Work | None) -> str:
     return "\n".join(lines[:COMMAND_LINES]) + (f"\n… {left} more" if left > 0 else "")
 
 
-def _log_title(outcome: Outcome, row: Row, shown: Tail) -> str:
+def _log_title(outcome: Outcome, row: Row, shown: int) -> str:
     # The caller may have cut the log already, so a full tail never claims to be everything.
-    if len(shown.lines) < LOG_LINES:
+    if shown < LOG_LINES:
         return "Log"
     command = f"workflowmaster logs {outcome.state.workflow_id} --step {row.step.id}"
-    return f"Log, last {len(shown.lines)} lines; all of it: {command}"
+    return f"Log, last {shown} lines; all of it: {command}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from workflowmaster.flows.plan import StepResult
+if TYPE_CHECKING:
+    from workflowmaster.flows.plan import StepResult
 
 
 class Watcher(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -202,6 +203,53 @@ def many(count: int = 300) -> WorkflowState:
     return state(plan(*steps, name=f"{count} steps", max_parallel=12), results)
 
 
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</style></title><img src=x onerror=alert(1)>",
+    "]]><svg onload=alert(1)>",
+    '"><a href="javascript:alert(1)">x</a>',
+    "' onmouseover='alert(1)",
+    "[x](javascript:alert(1)) ![y](https://evil.example/p.png)",
+    "```\n# heading\n| a | b |\n| - | - |",
+    "@everyone Fixes #1 <!-- workflowmaster:issue:1 -->",
+    "\x1b[31mred\x1b[0m\x1b]0;title\x07 \x00\x08\x1f",
+    "\u202egnp.exe\u200b\ufffe",
+)
+"""One text for each way out of the places where text of strangers is shown."""
+
+
+def hostile() -> WorkflowState:
+    """A run in which every text that a prompt, a repository or a container can choose is an attack."""
+    bad = " ".join(HOSTILE)
+    steps = [
+        step(f"{n}{text}", name=text, script=text, description=text, condition=text, policy_reason=text, policy=text)
+        for n, text in enumerate(HOSTILE)
+    ]
+    steps.append(step(bad, *(s.id for s in steps), kind="setup"))
+    ran = [receipt(n, 1.0, exit_code=1, policy=bad, user=bad, refused=bad, enforced=(bad,)) for n in range(len(HOSTILE))]
+    results = [
+        result(s.id, r, status="failed", reason=s.name, outputs={s.name: s.name}, findings=(s.name,), commit=s.name)
+        for s, r in zip(steps, ran, strict=False)
+    ]
+    asked = plan(
+        *steps,
+        name=bad,
+        description=bad,
+        context=bad,
+        policy=bad,
+        criteria=[Criterion(text=text, line=1, check=steps[0].id) for text in HOSTILE],
+        prompt=PromptRef(path=bad + "\udcff", sha256=bad, kind="explicit"),
+    )
+    told = dict.fromkeys(("workflow_id", "flow_run_id", "reason", "workspace", "branch", "commit", "base_commit"), bad)
+    told |= {"pull_request": "javascript:alert(1)", "issue": bad, "report": bad, "audit_log": bad}
+    decisions = [Decision(step=bad, verb="retry", reason=bad, factors={bad: bad})]
+    return state(asked, results, decisions=decisions, images={bad: bad}, **told)
+
+
+def hostile_logs() -> dict[str, str]:
+    return {f"{n}{text}": f"{text}\nError: {text} \udcff\n" for n, text in enumerate(HOSTILE)}
+
+
 SHAPES: dict[str, Callable[[], WorkflowState]] = {
     "single": single,
     "fan": fan,
@@ -221,3 +269,14 @@ def shape(request: pytest.FixtureRequest) -> WorkflowState:
 @pytest.fixture
 def failed_state() -> WorkflowState:
     return failing()
+
+
+@pytest.fixture(scope="session")
+def shapes() -> dict[str, Callable[[], WorkflowState]]:
+    return SHAPES
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """The factories, for tests that need a state of their own."""
+    return SimpleNamespace(step=step, plan=plan, receipt=receipt, result=result, state=state, scheduled=scheduled, start=START, hostile=hostile, hostile_logs=hostile_logs, attacks=HOSTILE)

@@ -1,0 +1,216 @@
+"""The commands that read back what runs have left: `list`, `logs`, `report`, `stats`, `audit`, `policy`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflowmaster import policies
+from workflowmaster.blocks.output import follow, tail
+from workflowmaster.flows import audit as auditing
+from workflowmaster.flows import folders, report
+from workflowmaster.flows.journey import BadOption, claimed
+from workflowmaster.flows.wording import duration, moment
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from workflowmaster.flows.folders import Folder
+    from workflowmaster.flows.state import WorkflowState
+
+BROKEN = 7
+
+
+def out(text: str) -> None:
+    """Print an answer on stdout."""
+    print(text)
+
+
+def show_list(given: argparse.Namespace) -> int:
+    """List the runs, the newest first."""
+    states = [folder.state() for folder in folders.everything()]
+    if given.json:
+        out(json.dumps([_summary(state) for state in states]))
+        return 0
+    for state in states:
+        done = sum(result.status == "completed" for result in state.results.values())
+        out(
+            f"{state.workflow_id}  {moment(state.started_at)}  {state.status:<9}  "
+            f"{done}/{len(state.plan.tasks)} steps  {duration(state.seconds):>8}  {state.plan.name}"
+        )
+    if not states:
+        sys.stderr.write("no runs yet: workflowmaster run FILE\n")
+    return 0
+
+
+def _summary(state: WorkflowState) -> dict[str, Any]:
+    done = sum(result.status == "completed" for result in state.results.values())
+    return {
+        "workflow_id": state.workflow_id,
+        "name": state.plan.name,
+        "status": state.status,
+        "reason": state.reason,
+        "started_at": state.started_at,
+        "seconds": round(state.seconds, 3),
+        "completed": done,
+        "tasks": len(state.plan.tasks),
+        "branch": state.branch or None,
+        "workspace": state.workspace,
+    }
+
+
+def logs(given: argparse.Namespace) -> int:
+    """Print the logs of a run: one step's raw bytes and nothing else, or all of them under headings."""
+    folder = folders.find(given.id)
+    if given.step:
+        _known(folder, given.step)
+        return _one_log(folder, given)
+    for step in folder.state().plan.tasks:
+        for path in folder.logs(step.id):
+            sys.stdout.buffer.write(f"==> {step.id}, attempt {path.name.split('.')[-2]} <==\n".encode())
+            _copy(path)
+    return 0
+
+
+def _known(folder: Folder, step_id: str) -> None:
+    ids = [step.id for step in folder.state().plan.tasks]
+    if step_id not in ids:
+        shown = ", ".join(ids[:12])
+        raise BadOption(f"{folder.id} has no step {step_id!r}; its steps are {shown}{' …' if len(ids) > 12 else ''}")
+
+
+def _one_log(folder: Folder, given: argparse.Namespace) -> int:
+    found = folder.logs(given.step)
+    path = folder.log(given.step, given.attempt or max(1, len(found)))
+    if given.follow:
+        follow(path, lambda: _over(folder, given.step), _write)
+    elif path.exists():
+        _copy(path)
+    elif given.attempt:
+        raise BadOption(f"step {given.step} of {folder.id} has no attempt {given.attempt}; it has {len(found)}")
+    return 0
+
+
+def _over(folder: Folder, step_id: str) -> bool:
+    return step_id in folder.state().results or not claimed(folder)
+
+
+def _copy(path: Path) -> None:
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 16):
+            _write(chunk)
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def show_report(given: argparse.Namespace) -> int:
+    """Print where the report is, or write it somewhere, as HTML or Markdown."""
+    folder = folders.find(given.id)
+    if given.format == "html" and not given.output:
+        out(str(folder.report))
+        return 0
+    state = folder.state()
+    texts = {step: tail(paths[-1], 40) for step in state.results if (paths := folder.logs(step))}
+    text = report.html(state, texts) if given.format == "html" else report.markdown(state, texts)
+    if given.output in (None, "-"):
+        out(text)
+    else:
+        Path(given.output).write_text(text, encoding="utf-8")
+    return 0
+
+
+def stats(given: argparse.Namespace) -> int:
+    """Count runs, steps, attempts and containers, with the times they took."""
+    chosen = [folders.find(given.id)] if given.id else folders.everything()
+    numbers = counted([folder.state() for folder in chosen])
+    if given.json:
+        out(json.dumps(numbers))
+        return 0
+    for key, value in numbers.items():
+        out(f"{key:<24} {value if not isinstance(value, dict) else ', '.join(f'{k} {v}' for k, v in value.items())}")
+    return 0
+
+
+def counted(states: Iterable[WorkflowState]) -> dict[str, Any]:
+    """Return the statistics of some runs. Durations are seconds; quantiles are None without a single value."""
+    known = list(states)
+    results = [result for state in known for result in state.results.values()]
+    receipts = [receipt for result in results for receipt in result.receipts]
+    steps = Counter(result.status for result in results)
+    return {
+        "workflows": len(known),
+        "workflow_status": dict(Counter(state.status for state in known)),
+        "total_tasks": sum(len(state.plan.tasks) for state in known),
+        "completed_tasks": steps["completed"],
+        "failed_tasks": steps["failed"],
+        "skipped_tasks": steps["skipped"],
+        "blocked_tasks": steps["blocked"],
+        "reused_tasks": sum(len(state.reused) for state in known),
+        "retries": sum(result.attempts - 1 for result in results),
+        "autonomous_decisions": sum(len(state.decisions) for state in known),
+        "container_executions": len(receipts),
+        "container_seconds": round(sum(receipt.seconds for receipt in receipts), 3),
+        "step_seconds": _quantiles([result.seconds for result in results if result.receipts]),
+        "workflow_seconds": _quantiles([state.seconds for state in known]),
+    }
+
+
+def _quantiles(values: list[float]) -> dict[str, float | None]:
+    if len(values) < 2:
+        only = round(values[0], 3) if values else None
+        return {"p50": only, "p90": only, "p99": only}
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return {"p50": round(cuts[49], 3), "p90": round(cuts[89], 3), "p99": round(cuts[98], 3)}
+
+
+def audit(given: argparse.Namespace) -> int:
+    """Show a run's audit log, or verify its chain; exit code 7 and the first bad record if it does not hold."""
+    folder = folders.find(given.id)
+    if given.what == "show":
+        for record in auditing.records(folder.audit):
+            out(json.dumps(record) if given.json else _line(record))
+        return 0
+    try:
+        count = auditing.verify(folder.audit)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return BROKEN
+    out(
+        json.dumps({"workflow_id": folder.id, "records": count, "holds": True})
+        if given.json
+        else f"{count} records hold"
+    )
+    return 0
+
+
+def _line(record: dict[str, Any]) -> str:
+    rest = {k: v for k, v in record.items() if k not in ("seq", "ts", "event", "prev", "hash")}
+    return f"{record['seq']:>5}  {moment(record['ts'])}  {record['event']:<20}  {json.dumps(rest)}"
+
+
+def policy(given: argparse.Namespace) -> int:
+    """List the policies, show one, or compare two."""
+    wanted = {"list": 0, "show": 1, "diff": 2}[given.what]
+    if len(given.names) != wanted:
+        raise BadOption(f"policy {given.what} takes {wanted or 'no'} names, got {len(given.names)}")
+    if given.what == "list":
+        rows = {name: policies.load(name).description for name in policies.available()}
+        out(json.dumps(rows) if given.json else "\n".join(f"{name:<12} {text}" for name, text in rows.items()))
+        return 0
+    chosen = [policies.load(name) for name in given.names]
+    if given.what == "show":
+        body = chosen[0].model_dump(mode="json")
+        out(json.dumps(body) if given.json else "\n".join(f"{key:<22} {value}" for key, value in body.items()))
+        return 0
+    rows = [{"field": field, given.names[0]: a, given.names[1]: b} for field, a, b in policies.differing(*chosen)]
+    text = "\n".join(f"{row['field']:<22} {row[given.names[0]]}  →  {row[given.names[1]]}" for row in rows)
+    out(json.dumps(rows) if given.json else text or "they grant the same")
+    return 0
