@@ -8,35 +8,18 @@ patterns.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from workflowmaster.blocks.globs import MalformedGlobError, compile_glob
+
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterable
 
-_CLASSES = {
-    b"alnum": b"a-zA-Z0-9",
-    b"alpha": b"a-zA-Z",
-    b"blank": b" \\t",
-    b"cntrl": b"\\x00-\\x1f\\x7f",
-    b"digit": b"0-9",
-    b"graph": b"\\x21-\\x7e",
-    b"lower": b"a-z",
-    b"print": b"\\x20-\\x7e",
-    b"punct": b"!-/:-@\\[-`{-~",
-    b"space": b" \\t\\n\\r\\f\\v",
-    b"upper": b"A-Z",
-    b"xdigit": b"0-9a-fA-F",
-}
 
-
-_LITERAL = re.compile(rb"[^*?\[\\]*", re.DOTALL)
-
-
-class _NoMatchError(ValueError):
-    """The pattern is malformed; git lets such a pattern match nothing."""
+MOST_LINES = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +91,11 @@ def rules_from(contents: Iterable[bytes]) -> Rules:
 
 @lru_cache(maxsize=512)
 def parse_ignore(content: bytes) -> tuple[Pattern, ...]:
-    """Return the patterns of an ignore file, in order. Malformed lines match nothing, as in git."""
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    """Return the patterns of an ignore file, in order. Malformed lines match nothing, as in git.
+
+    Lines after the first `MOST_LINES` do not count: each costs time at every path, and a step writes the file.
+    """
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n", MOST_LINES)[:MOST_LINES]
     found = (_pattern(line.removesuffix(b"\r")) for line in lines)
     return tuple(p for p in found if p is not None)
 
@@ -127,8 +113,8 @@ def _pattern(line: bytes) -> Pattern | None:
     if not text:
         return None
     try:
-        regex = re.compile(_translate(text), re.DOTALL)
-    except _NoMatchError:
+        regex = compile_glob(text)
+    except MalformedGlobError:
         return None
     return Pattern(regex, negated, directories_only, anchored)
 
@@ -146,88 +132,3 @@ def _strip_spaces(line: bytes) -> bytes:
 def _escaped(line: bytes, at: int) -> bool:
     backslashes = at - len(line[:at].rstrip(b"\\"))
     return backslashes % 2 == 1
-
-
-def _translate(glob: bytes) -> bytes:
-    """Return the regular expression of a glob: `*` and `?` stop at slashes, `**` between slashes does not."""
-    out: list[bytes] = []
-    at = 0
-    while at < len(glob):
-        step = _stars(glob, at) or _one(glob, at)
-        out.append(step[0])
-        at = step[1]
-    return b"".join(out)
-
-
-def _stars(glob: bytes, at: int) -> tuple[bytes, int] | None:
-    """Translate a run of stars, with the slashes that give `**` its meaning."""
-    run = len(glob) - at - len(glob[at:].lstrip(b"*"))
-    if not run:
-        return None
-    end = at + run
-    # git compares the literal start of a pattern first, so stars right behind it count as leading ones.
-    leading = at == len(_LITERAL.match(glob)[0])  # type: ignore[index]
-    alone = run >= 2 and (leading or glob[at - 1 : at] == b"/")
-    if alone and end == len(glob):
-        return b".*", end
-    if alone and glob[end : end + 1] == b"/":
-        return b"(?:.*/)?", end + 1
-    return b"[^/]*", end
-
-
-def _one(glob: bytes, at: int) -> tuple[bytes, int]:
-    char = glob[at : at + 1]
-    if char == b"?":
-        return b"[^/]", at + 1
-    if char == b"[":
-        return _bracket(glob, at + 1)
-    if char == b"\\":
-        if at + 1 == len(glob):
-            raise _NoMatchError(glob)
-        return re.escape(glob[at + 1 : at + 2]), at + 2
-    return re.escape(char), at + 1
-
-
-def _bracket(glob: bytes, at: int) -> tuple[bytes, int]:
-    """Translate what follows `[`. A `]` right after the bracket, or after its `!`, is a member."""
-    negated = glob[at : at + 1] in (b"!", b"^")
-    at += negated
-    members: list[bytes] = []
-    first = True
-    while first or glob[at : at + 1] != b"]":
-        first = False
-        if at >= len(glob):
-            raise _NoMatchError(glob)
-        member, at = _member(glob, at)
-        members.append(member)
-    inside = b"".join(members)
-    if not inside:
-        return (b"[^/]" if negated else b"(?!)"), at + 1
-    return (b"(?!/)[%s%s]" % (b"^" if negated else b"", inside)), at + 1
-
-
-def _member(glob: bytes, at: int) -> tuple[bytes, int]:
-    if glob.startswith(b"[:", at):
-        end = glob.find(b"]", at + 2)
-        if end > 0 and glob[end - 1 : end] == b":" and end - 1 > at + 1:
-            name = glob[at + 2 : end - 1]
-            if name not in _CLASSES:
-                raise _NoMatchError(glob)
-            return _CLASSES[name], end + 1
-    low, at = _literal(glob, at)
-    if glob[at : at + 1] != b"-" or glob[at + 1 : at + 2] in (b"]", b""):
-        return _hex(low), at
-    high, at = _literal(glob, at + 1)
-    return (_hex(low) + b"-" + _hex(high) if low <= high else b""), at
-
-
-def _literal(glob: bytes, at: int) -> tuple[int, int]:
-    if glob[at : at + 1] == b"\\":
-        at += 1
-    if at >= len(glob):
-        raise _NoMatchError(glob)
-    return glob[at], at + 1
-
-
-def _hex(byte: int) -> bytes:
-    return b"\\x%02x" % byte

@@ -58,14 +58,27 @@ def _tool(log: Callable[[str], None]) -> str:
         raise ImageBuildError(f"no registry answers, and this host has no Debian packages. {_ADVICE}")
     if shutil.which("mmdebstrap"):
         return "mmdebstrap"
-    if os.geteuid() == 0:
-        log("installing mmdebstrap")
-        with contextlib.suppress(ImageBuildError):
-            _run(["apt-get", "install", "--yes", "--no-install-recommends", "mmdebstrap"])
-            return "mmdebstrap"
-        if shutil.which("debootstrap"):
-            return "debootstrap"
+    if os.geteuid() == 0 and _installed("mmdebstrap", log):
+        return "mmdebstrap"
+    if os.geteuid() == 0 and shutil.which("debootstrap"):
+        return "debootstrap"
     raise ImageBuildError(f"no registry answers, and mmdebstrap is not installed. {_ADVICE}")
+
+
+def _installed(package: str, log: Callable[[str], None]) -> bool:
+    """Install a package; whether that worked."""
+    log(f"installing {package}")
+    argv = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "--yes", "--no-install-recommends", package]
+    for _attempt in ("with the lists that are here", "with new ones"):
+        try:
+            _run(argv)
+        except ImageBuildError as error:
+            log(str(error))
+            with contextlib.suppress(ImageBuildError):
+                _run(["apt-get", "update"])
+        else:
+            return True
+    return False
 
 
 def _sources(log: Callable[[str], None]) -> list[str]:

@@ -206,7 +206,7 @@ async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str
     def take() -> tuple[str, tuple[str, ...]]:
         if not keep or way == "copy":
             return commit, ()
-        message = f"{step.id}: {step.name}"
+        message = step.name if step.name == step.id else f"{step.id}: {step.name}"
         if way != "rw" or not parked.tree:
             outward = parked.exchange.outward
             taken = layering.overlay(journey.store, commit, outward, step=step.id, message=message)

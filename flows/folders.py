@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from workflowmaster.flows.plan import Plan
 from workflowmaster.flows.settings import home
 from workflowmaster.flows.state import WorkflowState
 
@@ -55,6 +56,15 @@ class Folder:
     def prompt(self) -> Path:
         """The prompt's bytes as they were when the workflow was made."""
         return self.path / "prompt.md"
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan as JSON."""
+        return self.path / "plan.json"
+
+    def plan(self) -> Plan:
+        """Read the plan the workflow goes by."""
+        return Plan.model_validate_json(self.plan_file.read_bytes())
 
     @property
     def report(self) -> Path:

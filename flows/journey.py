@@ -82,6 +82,15 @@ class Record(Noun):
     """Step id → who answered and what, once a person has."""
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """A plan that was compiled and reviewed before, with the images it was pinned to."""
+
+    plan: Plan
+    images: dict[str, str]
+    prompt: Path
+
+
 @dataclass
 class Journey:
     """A run in progress. Only the event loop's thread changes `results`, `running`, `reused` and `decisions`."""
@@ -167,11 +176,10 @@ class Journey:
         self.lock.close()
 
 
-def compile_file(options: Options, settings: Settings, data: bytes | None = None, *, running: bool = True) -> Plan:
+def compile_file(options: Options, settings: Settings, *, running: bool = True) -> Plan:
     """Read and compile a prompt. PromptError carries the diagnostics, warnings too, if there is an error."""
-    prompt = prompts.read(Path(options.prompt)) if data is None else prompts.parse(data, options.prompt)
     done = compiler.compile_prompt(
-        prompt,
+        prompts.read(Path(options.prompt)),
         compiler.Options(
             policy=options.policy or (None if settings.security_policy == "standard" else settings.security_policy),
             inputs=options.inputs,
@@ -188,43 +196,51 @@ def compile_file(options: Options, settings: Settings, data: bytes | None = None
     return done.plan
 
 
-def prepare(options: Options, settings: Settings, *, resume: Folder | None = None) -> Journey:
+def prepare(
+    options: Options, settings: Settings, *, fixed: Fixed | None = None, resume: Folder | None = None
+) -> Journey:
     """Open everything a run needs, or refuse with the first reason why it cannot work.
 
+    `fixed` is a plan that was locked before; `resume` is the folder of a run to go on with, by its own plan.
     Raises PromptError, PolicyError, WorkspaceError, NeedsPerson, SandboxUnavailable.
     """
-    data = resume.prompt.read_bytes() if resume else None
-    plan = compile_file(options, settings, data)
+    plan = fixed.plan if fixed else resume.plan() if resume else compile_file(options, settings)
     _need_agent(plan, options.agent or settings.agent)
     limits = {step.id: effective(step, settings) for step in plan.tasks}
     engine = Engine()
-    images = pin(plan, engine)
+    images = fixed.images if fixed else pin(plan, engine)
     folder = resume or folders.create(folders.new_id())
     with _undone(folder, new=resume is None) as lock:
         if not resume:
-            write_atomically(folder.prompt, Path(options.prompt).read_bytes())
-        user = (STEP_USER, STEP_USER) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-        workspace = Path(options.workspace).resolve()
-        store = Store.open(
-            folder.store, workspace, include_dirty=options.include_dirty, owner=user if os.geteuid() == 0 else None
-        )
-        record = Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images)
-        if resume:
-            record = resumed(resume, record)
+            _keep_prompt(folder, plan, fixed.prompt if fixed else Path(options.prompt))
+        root = os.geteuid() == 0
+        user = (STEP_USER, STEP_USER) if root else (os.geteuid(), os.getegid())
         journey = Journey(
             folder=folder,
-            record=record,
+            record=Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images),
             plan=plan,
             settings=settings,
             engine=engine,
-            store=store,
+            store=Store.open(
+                folder.store,
+                Path(options.workspace).resolve(),
+                include_dirty=options.include_dirty,
+                owner=user if root else None,
+            ),
             audit=AuditLog(folder.audit),
             policies=limits,
             user=user,
             lock=lock,
         )
-        keep(journey, record)
+        keep(journey, resumed(resume, journey.record) if resume else journey.record)
         return journey
+
+
+def _keep_prompt(folder: Folder, plan: Plan, prompt: Path) -> None:
+    """Keep what the run was made from: whatever happens to the prompt, a resume goes by these."""
+    write_atomically(folder.plan_file, plan.model_dump_json())
+    if prompt.exists():
+        write_atomically(folder.prompt, prompt.read_bytes())
 
 
 def resumed(folder: Folder, record: Record) -> Record:

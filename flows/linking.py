@@ -46,7 +46,6 @@ def link(families: Mapping[str, Family], context: Context) -> dict[str, tuple[st
     graph = {name: tuple(dict.fromkeys(owners[need] for need in wanted)) for name, wanted in needs.items()}
     if cycle := find_cycle(graph):
         _report_cycle(cycle, families, context.report)
-        return needs
     edges = sum(len(needs[name]) * len(family.ids) for name, family in families.items())
     if edges > MAX_EDGES:
         said = f"the steps have {edges} dependencies; at most {MAX_EDGES} are allowed"

@@ -117,7 +117,8 @@ def _decisions(outcome: Outcome) -> str:
 def _verify(outcome: Outcome) -> str:
     """Give commands that can be copied; one in which something had to be neutralised is named instead."""
     state = outcome.state
-    start = [f"git switch {shlex.quote(state.branch)}"] if state.branch else []
+    own = state.branch if neutral(state.branch) == state.branch else ""
+    start = [f"git switch {shlex.quote(own)}"] if own else []
     works = [row.step.check or row.step.work for row in outcome.rows if _is_check(row) and row.step.in_container]
     scripts = [work.text.strip("\n") for work in works if work is not None and neutral(work.text) == work.text]
     named = sorted({work.line for work in works if work is not None and neutral(work.text) != work.text})

@@ -23,14 +23,15 @@ CLOSING_URL: Final = re.compile(r"(https?:)(//[^\s/]+/[^\s/]+/[^\s/]+/(?:issues|
 
 
 def neutral(text: str) -> str:
-    """Return `text` in which no mention, issue reference or issue address acts."""
-    apart = CLOSING_URL.sub(rf"\1{GAP}\2", text)
+    """Return `text` in which no mention, issue reference or issue address acts, and no comment can pose as a marker."""
+    apart = CLOSING_URL.sub(rf"\1{GAP}\2", text.replace("<!--", f"<!{GAP}--"))
     return REFERENCE.sub(rf"\1{GAP}", MENTION.sub(f"@{GAP}", apart))
 
 
 def prose(text: str) -> str:
-    """Return Markdown that keeps its layout and loses HTML, comments, mentions and references."""
-    return neutral(plain(text).replace("&", "&amp;").replace("<", "&lt;"))
+    """Return Markdown that keeps its layout and loses HTML, comments, images, mentions and references."""
+    # An image would make every reader's browser call the address that the text names.
+    return neutral(plain(text).replace("&", "&amp;").replace("<", "&lt;").replace("![", "!\\["))
 
 
 def inline(text: str, limit: int = 200) -> str:

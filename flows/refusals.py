@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.objectstore import WorkspaceError
+from workflowmaster.flows.compiled import StaleLock
 from workflowmaster.flows.diagnostics import PromptError, render
 from workflowmaster.flows.folders import UnknownWorkflow
 from workflowmaster.flows.journey import BadOption, NeedsPerson
@@ -45,7 +46,7 @@ def _code(error: Exception) -> int | None:
         return PERSON
     if isinstance(error, SandboxUnavailable) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
         return INFRASTRUCTURE
-    if isinstance(error, (PromptError, WorkspaceError, UnknownWorkflow, SettingsError, BadOption)):
+    if isinstance(error, (PromptError, WorkspaceError, UnknownWorkflow, SettingsError, StaleLock, BadOption)):
         return INVALID
     return INVALID if isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)) else None
 

@@ -1,196 +1,130 @@
-"""The report's sections other than its pictures and the table of steps."""
+"""Prose as parts: headings and bold labels, each with what it says its content is.
+
+A bold line that ends in a colon and has a list below it is a heading in all but marks, and real prompts use it as one;
+so both make a part here. A heading nobody knows says nothing and takes its meaning from the part it stands in. The
+first heading is the prompt's title and means nothing by itself ("Test Enhancement for …" is not a test section).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import PurePosixPath
-from typing import Literal
-from urllib.parse import quote, urlsplit
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.forge import ChangedFile
-from workflowmaster.flows.elements import Markup, element, joined
-from workflowmaster.flows.plan import Criterion
-from workflowmaster.flows.reading import Outcome
-from workflowmaster.flows.wording import counted, short
+from workflowmaster.flows import outline
+from workflowmaster.flows.outline import Block, Inline, Section
+from workflowmaster.flows.vocabulary import SectionKind, section_kind, vocabulary
 
-MOST_FILES = 200
-"""So many changed files are listed; a change of more is read in the patch."""
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
-Met = Literal["completed", "failed", "pending"]
+_HEADING_IN_FENCE = re.compile(r"#\s+\S", re.MULTILINE)
+_QUOTING = frozenset(("", "markdown", "md", "text", "prompt"))
 
 
-def asked_section(outcome: Outcome) -> Markup:
-    """Say what was asked for: prompt, plan, policy, and where it started."""
-    state, plan = outcome.state, outcome.state.plan
-    prompt = f"{plan.prompt.kind}, {counted(len(plan.tasks), 'step')}"
-    return _facts(
-        "Asked",
-        [
-            ("Prompt", element("code", plan.prompt.path)),
-            ("Kind", prompt),
-            ("SHA-256", _digest(plan.prompt.sha256)),
-            ("Plan", _digest(plan.workflow_hash)),
-            ("Policy", plan.policy),
-            ("Workspace", element("code", state.workspace) if state.workspace else None),
-            ("Started from", _digest(state.base_commit)),
-        ],
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A heading or bold label and what stands below it."""
+
+    title: str
+    """Plain words of the heading or label; empty for what stands before the first one."""
+    kind: SectionKind
+    line: int
+    end_line: int
+    blocks: tuple[Block, ...]
+    """Content up to the next heading or label."""
+    parts: tuple[Part, ...] = ()
+    number: str = ""
+    """Of a numbered heading: `2`, `3.1`."""
+    label: bool = False
+    """Whether it is a bold label rather than a heading."""
+    own_kind: bool = False
+    """Whether its own words say what it is."""
+
+    def walk(self) -> Iterator[Part]:
+        """Yield this part and those below it, in document order."""
+        yield self
+        for part in self.parts:
+            yield from part.walk()
+
+    @property
+    def words(self) -> str:
+        """The title without its number: `Code Review` of `Phase 9: Code Review`."""
+        found = vocabulary().phase.fullmatch(self.title)
+        return (found[3] or self.title).strip() if found else self.title
+
+
+def parts_of(root: Section) -> Part:
+    """Return the whole prompt as a tree of parts."""
+    titles = [section for section in root.walk() if section.level]
+    title = titles[0] if titles else None
+    return _part(root, "context", title)
+
+
+def is_quotation(block: Block) -> bool:
+    """Whether a fence quotes a whole document: untagged or Markdown, with a first-level heading of its own."""
+    return block.kind == "fence" and block.info.lower() in _QUOTING and bool(_HEADING_IN_FENCE.search(block.text))
+
+
+def items(block: Block) -> Iterator[tuple[Block, Inline]]:
+    """Yield the items of a list with their first paragraph's words."""
+    for item in block.children:
+        first = item.first("paragraph") or item.first("heading")
+        yield item, outline.inline(first.text) if first else Inline("")
+
+
+def _part(section: Section, inherited: SectionKind, title: Section | None) -> Part:
+    words = outline.inline(section.title).text
+    numbered = vocabulary().phase.fullmatch(words)
+    known = None if numbered or section is title or not section.level else section_kind(words)
+    kind = known or ("notes" if section.level == 2 and inherited == "context" and not numbered else inherited)
+    own, labelled = _split_labels(section.blocks, kind)
+    below = tuple(_part(child, _passed_on(section, kind, title), title) for child in section.sections)
+    return Part(
+        title=words,
+        kind=kind,
+        line=section.line,
+        end_line=section.end_line,
+        blocks=own,
+        parts=(*labelled, *below),
+        number=numbered[2] if numbered else "",
+        own_kind=known is not None,
     )
 
 
-def outcome_section(outcome: Outcome, files: Sequence[ChangedFile]) -> Markup:
-    """Say what came out: branch, commit, pull request, patch, issue."""
-    state = outcome.state
-    local = state.pull_request and not urlsplit(state.pull_request).scheme
-    patch = str(PurePosixPath(state.pull_request).with_name("changes.patch")) if local else ""
-    facts = [
-        ("Branch", element("code", state.branch) if state.branch else None),
-        ("Commit", _digest(state.commit)),
-        ("Change", change_size(files) if files else None),
-        ("Pull request", _place(state.pull_request, state.report)),
-        ("Patch", _place(patch, state.report)),
-        ("Issue", _place(state.issue, state.report)),
-        ("Audit log", _place(state.audit_log, state.report)),
-    ]
-    if not any(value for _, value in facts):
-        facts = [("Result", "nothing was published")]
-    return _facts("Came out", facts)
+def _passed_on(section: Section, kind: SectionKind, title: Section | None) -> SectionKind:
+    # What stands under the title alone is not "context" for all that follows it.
+    return "context" if section is title or not section.level else kind
 
 
-def change_size(files: Sequence[ChangedFile]) -> str:
-    """Return `3 files, +40 -12 lines`."""
-    added, deleted = sum(f.added for f in files), sum(f.deleted for f in files)
-    return f"{counted(len(files), 'file')}, +{added} \N{MINUS SIGN}{deleted} lines"
-
-
-def files_section(files: Sequence[ChangedFile]) -> Markup | None:
-    """List the files of the change."""
-    if not files:
-        return None
-    rows = [
-        element(
-            "tr",
-            element("td", element("code", file.path)),
-            element("td", "binary" if file.binary else file.change),
-            element("td", f"+{file.added}", class_="num"),
-            element("td", f"\N{MINUS SIGN}{file.deleted}", class_="num"),
+def _split_labels(blocks: Sequence[Block], kind: SectionKind) -> tuple[tuple[Block, ...], tuple[Part, ...]]:
+    """Return the blocks before the first bold label, and a part for each label."""
+    starts = [index for index, block in enumerate(blocks) if _is_label(blocks, index)]
+    if not starts:
+        return tuple(blocks), ()
+    parts = []
+    for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True):
+        words = outline.inline(blocks[start].text).lead
+        known = section_kind(words)
+        parts.append(
+            Part(
+                title=words,
+                kind=known or kind,
+                line=blocks[start].line,
+                end_line=blocks[end - 1].end_line,
+                blocks=tuple(blocks[start + 1 : end]),
+                label=True,
+                own_kind=known is not None,
+            )
         )
-        for file in files[:MOST_FILES]
-    ]
-    left = len(files) - MOST_FILES
-    return element(
-        "section",
-        element("h2", "Files changed"),
-        element("p", change_size(files) + (f"; {left} more are in the patch" if left > 0 else ""), class_="hint"),
-        _table(("File", "Change", "Added", "Deleted"), rows, numeric=2),
-    )
+    return tuple(blocks[: starts[0]]), tuple(parts)
 
 
-def decisions_section(outcome: Outcome) -> Markup | None:
-    """List what was decided about failures, with reasons and the factors looked at."""
-    if not outcome.state.decisions:
-        return None
-    rows = [
-        element(
-            "tr",
-            element("td", decision.step, class_="step"),
-            element("td", decision.verb),
-            element("td", decision.reason),
-            element("td", *(_factor(name, value) for name, value in decision.factors.items())),
-        )
-        for decision in outcome.state.decisions
-    ]
-    hint = element("p", "What was done about each failure, and what was looked at.", class_="hint")
-    table = _table(("Step", "Decision", "Reason", "Factors"), rows)
-    return element("section", element("h2", "Decisions"), hint, table)
-
-
-def criteria_section(outcome: Outcome) -> Markup | None:
-    """List the prompt's success criteria and what proves each."""
-    criteria = outcome.state.plan.criteria
-    if not criteria:
-        return None
-    items = []
-    for criterion in criteria:
-        met, words = criterion_state(outcome, criterion)
-        mark = element("span", element("span", words, class_=f"status {met}"))
-        proof = joined([criterion.text, " ", element("span", f"(step {criterion.check})", class_="factor")])
-        items.append(element("li", mark, element("span", proof if criterion.check else criterion.text)))
-    heading = element("h2", "Success criteria")
-    return element("section", heading, element("ul", *items, class_="criteria"))
-
-
-def criterion_state(outcome: Outcome, criterion: Criterion) -> tuple[Met, str]:
-    """Return whether a criterion is met, and the word for it: only a completed step of this run proves one."""
-    if not criterion.check:
-        return "pending", "to be judged"
-    status = next((row.status for row in outcome.rows if row.step.id == criterion.check), "pending")
-    if status == "completed":
-        return "completed", "met"
-    return ("failed", "not met") if status == "failed" else ("pending", "not proved")
-
-
-def environment_section(outcome: Outcome) -> Markup:
-    """Say in what the steps ran: images with the ids they were pinned to, policies with what was read back."""
-    images = [
-        element("tr", element("td", element("code", name)), element("td", element("code", image_id)))
-        for name, image_id in sorted(outcome.state.images.items())
-    ]
-    policies = [
-        element(
-            "tr", element("td", policy), element("td", count, class_="num"), element("td", controls or "none recorded")
-        )
-        for policy, count, controls in _policies(outcome)
-    ]
-    return element(
-        "section",
-        element("h2", "Environment"),
-        element("p", "Images are pinned to ids; controls were read back from the engine.", class_="hint"),
-        _table(("Image", "Id"), images) if images else None,
-        _table(("Policy", "Containers", "Controls in force"), policies, numeric=(1, 2)) if policies else None,
-        element("p", "No container ran.", class_="hint") if not images and not policies else None,
-    )
-
-
-def _policies(outcome: Outcome) -> list[tuple[str, int, str]]:
-    receipts = [receipt for row in outcome.rows for receipt in row.receipts if not row.reused]
-    names = sorted({receipt.policy for receipt in receipts})
-    found = []
-    for name in names:
-        own = [receipt.enforced for receipt in receipts if receipt.policy == name]
-        # Only what held in every container of the policy may be claimed for it.
-        common = set(own[0]).intersection(*own[1:])
-        found.append((name, len(own), ", ".join(sorted(common))))
-    return found
-
-
-def _facts(title: str, facts: Sequence[tuple[str, object]]) -> Markup:
-    items = [joined([element("dt", name), element("dd", value)]) for name, value in facts if value]
-    return element("section", element("h2", title), element("dl", *items, class_="facts"))
-
-
-def _digest(value: str) -> Markup | None:
-    return element("code", short(value), title=value) if value else None
-
-
-def _place(value: str, report: str) -> Markup | None:
-    """Show where something is: a link for the web and for a file beside the report, plain text for all else."""
-    if not value:
-        return None
-    parts = urlsplit(value)
-    if parts.scheme in ("http", "https") and parts.netloc:
-        return element("a", value, href=value, rel="noopener noreferrer")
-    path = PurePosixPath(value)
-    if not parts.scheme and report and path.parent == PurePosixPath(report).parent:
-        return element("a", path.name, href=f"./{quote(path.name)}")
-    return element("code", value)
-
-
-def _factor(name: str, value: object) -> Markup:
-    return element("span", f"{name} {value}", class_="factor")
-
-
-def _table(head: Sequence[str], rows: Sequence[Markup], *, numeric: int | tuple[int, int] = 99) -> Markup:
-    first, last = numeric if isinstance(numeric, tuple) else (numeric, len(head))
-    cells = [element("th", name, class_="num" if first <= n < last else None) for n, name in enumerate(head)]
-    table = element("table", element("thead", element("tr", *cells)), element("tbody", *rows), class_="plain")
-    return element("div", table, class_="scroll")
+def _is_label(blocks: Sequence[Block], index: int) -> bool:
+    """Whether a paragraph is nothing but bold words, with a list right below it."""
+    block = blocks[index]
+    if block.kind != "paragraph" or not block.text.startswith("**") or "\n" in block.text:
+        return False
+    words = outline.inline(block.text)
+    followed = index + 1 < len(blocks) and blocks[index + 1].kind == "list"
+    return followed and bool(words.lead) and words.rest.strip(" :") == ""

@@ -15,9 +15,12 @@ have() { command -v "$1" >/dev/null 2>&1; }
 may_install() { [ "$(id -u)" = 0 ] && have apt-get; }
 
 apt_install() {
+  local install=(apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$@")
   say "installing $*"
-  # A third-party source that does not answer must not stop us: whether the lists are good enough, install will say.
-  if ! apt-cache show "$@" >/dev/null 2>&1; then apt-get -qq update >&2 || true; fi
-  DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$@" \
-    >&2 </dev/null
+  export DEBIAN_FRONTEND=noninteractive
+  # The package lists may be missing or stale, which only trying shows. A third-party source that does not answer must
+  # not stop us either: whether the lists are good enough is for the second try to say.
+  "${install[@]}" >/dev/null 2>&1 </dev/null && return
+  apt-get -qq update >&2 || true
+  "${install[@]}" >&2 </dev/null
 }

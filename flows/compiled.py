@@ -1,0 +1,168 @@
+"""`compile`: a prompt's reviewable, deployable form, a lock and a small module with a literal `@flow`.
+
+The lock holds what would otherwise be decided at run time: the plan, the image ids and the policies, expanded. It is
+what a reviewer reads and what a run of the module obeys. It also holds the prompt's hash, so a prompt that was edited
+without compiling again is refused instead of being run as it was. The module is a few lines of data around one call:
+no text of the prompt is ever written into code, only into the lock, as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from workflowmaster import policies
+from workflowmaster.blocks.engine import Engine
+from workflowmaster.flows.folders import write_atomically
+from workflowmaster.flows.journey import Fixed, Journey, Options, compile_file, pin, prepare
+from workflowmaster.flows.looking import out
+from workflowmaster.flows.plan import Noun, Plan
+from workflowmaster.flows.settings import Settings, load
+
+if TYPE_CHECKING:
+    import argparse
+
+LOCK_SCHEMA = "workflowmaster/lock/1"
+
+MODULE = '''\
+"""{title}: compiled by WorkflowMaster; `{lock}` holds the plan. Renew both with: workflowmaster compile"""
+
+from pathlib import Path
+
+from prefect import flow
+
+from workflowmaster.flows.compiled import deliver_locked
+
+LOCK = Path(__file__).with_name({lock!r})
+
+
+@flow(name={title!r}, flow_run_name="{{workflow_id}}")
+async def {function}(workspace: str = ".", inputs: dict[str, str] | None = None, workflow_id: str = "new"):
+    """Run the locked plan on a workspace; leaves a branch, a patch and a report."""
+    return await deliver_locked(LOCK, workspace=workspace, inputs=inputs or {{}}, workflow_id=workflow_id)
+'''
+
+
+class StaleLock(ValueError):
+    """A lock that no longer says what the prompt says, or is none; the message has the command that renews it."""
+
+
+class Lock(Noun):
+    """What `compile` writes beside the module."""
+
+    schema_name: str = LOCK_SCHEMA
+    source: str
+    """The prompt's path, relative to the lock."""
+    sha256: str
+    """Of the prompt's bytes."""
+    options: Options
+    plan: Plan
+    workflow_hash: str
+    images: dict[str, str]
+    """Image reference → id."""
+    policies: dict[str, dict[str, Any]]
+    """Policy name → all its fields."""
+    policy_hashes: dict[str, str]
+
+
+def write(given: argparse.Namespace) -> int:
+    """Write a prompt's lock and module."""
+    from workflowmaster.flows.launching import asked_for
+
+    source, folder = Path(given.file), Path(given.output)
+    options = asked_for(given)
+    lock = locked(options, load(), folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = identifier(source.stem)
+    lock_path, module_path = folder / f"{stem}.lock.json", folder / f"{stem}.py"
+    module = MODULE.format(title=plain(lock.plan.name), lock=lock_path.name, function=stem)
+    write_atomically(lock_path, json.dumps(lock.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+    write_atomically(module_path, module)
+    out(f"{lock_path}\n{module_path}")
+    out(f"deploy it with: prefect deploy {shlex.quote(f'{module_path}:{stem}')} --name {stem} --pool workflowmaster")
+    return 0
+
+
+def locked(options: Options, settings: Settings, folder: Path) -> Lock:
+    """Compile a prompt and expand all that its plan only names."""
+    plan = compile_file(options, settings, running=False)
+    used = sorted({step.policy for step in plan.tasks if step.in_container})
+    source = Path(options.prompt)
+    return Lock(
+        source=_relative(source, folder),
+        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        options=options.model_copy(update={"prompt": source.name, "workspace": "."}),
+        plan=plan.model_copy(update={"prompt": plan.prompt.model_copy(update={"path": source.name})}),
+        workflow_hash=plan.workflow_hash,
+        images=pin(plan, Engine()),
+        policies={name: policies.load(name).model_dump(mode="json") for name in used},
+        policy_hashes={name: policies.load(name).hash for name in used},
+    )
+
+
+def _relative(source: Path, folder: Path) -> str:
+    import os
+
+    return os.path.relpath(source.resolve(), folder.resolve())
+
+
+def identifier(stem: str) -> str:
+    """Return a file's stem as a Python name, so that the module can be imported and its flow be found by it."""
+    text = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9]+", "_", text).strip("_") or "prompt"
+    return f"prompt_{name}" if name[0].isdigit() else name
+
+
+def plain(text: str) -> str:
+    """Return a title that can stand in a docstring and in Prefect's list of flows: one line, no quotes or braces."""
+    return " ".join(re.sub(r"[\"'\\{}`\x00-\x1f\x7f/%&<>]", " ", text).split())[:120] or "prompt"
+
+
+def read(path: Path) -> Lock:
+    """Read a lock and hold it against its prompt. StaleLock says which command renews it."""
+    renew = f"renew it with: workflowmaster compile PROMPT -o {shlex.quote(str(path.parent))}"
+    try:
+        lock = Lock.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StaleLock(f"{path} cannot be read as a lock ({type(error).__name__}); {renew}") from error
+    source = (path.parent / lock.source).resolve()
+    renew = renew.replace("PROMPT", shlex.quote(str(source)))
+    if lock.plan.workflow_hash != lock.workflow_hash:
+        raise StaleLock(f"{path} was edited by hand: its plan does not have the hash it claims; {renew}")
+    # A deployment may ship the lock without the prompt; then there is nothing to hold it against.
+    if source.exists() and hashlib.sha256(source.read_bytes()).hexdigest() != lock.sha256:
+        raise StaleLock(f"{path} is stale: {source} has changed since it was compiled; {renew}")
+    changed = [name for name, digest in lock.policy_hashes.items() if policies.load(name).hash != digest]
+    if changed:
+        raise StaleLock(f"{path} is stale: policy {', '.join(changed)} has changed since; {renew}")
+    return lock
+
+
+def journey_of(path: Path, *, workspace: str, inputs: dict[str, str]) -> Journey:
+    """Prepare a run of a locked plan. StaleLock, or what `prepare` raises."""
+    lock = read(path)
+    values = {**lock.options.inputs, **inputs}
+    options = lock.options.model_copy(update={"workspace": str(Path(workspace).resolve()), "inputs": values})
+    fixed = Fixed(lock.plan, lock.images, (path.parent / lock.source).resolve())
+    return prepare(options, load(), fixed=fixed)
+
+
+async def deliver_locked(path: Path, *, workspace: str, inputs: dict[str, str], workflow_id: str) -> Any:
+    """Run a locked plan inside the calling flow; the body of every compiled module."""
+    import asyncio
+
+    from workflowmaster.flows.delivery import prepared, travel
+    from workflowmaster.flows.watching import silent
+
+    known = prepared.pop(workflow_id, None)
+    if known:
+        return await travel(*known)
+    journey = await asyncio.to_thread(journey_of, path, workspace=workspace, inputs=inputs)
+    return await travel(journey, silent)

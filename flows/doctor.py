@@ -1,0 +1,186 @@
+"""`doctor`: what this machine can do, what it cannot, and the mend for each.
+
+Each check is one small function from nothing to a `Finding`; none of them changes anything. A warning is something a
+run can do without, an error is something it cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Literal
+
+from workflowmaster.blocks.engine import Engine, EngineInfo, SandboxUnavailable
+from workflowmaster.flows.looking import out
+from workflowmaster.flows.running import INFRASTRUCTURE, api_url
+from workflowmaster.flows.settings import SettingsError, home, load
+
+if TYPE_CHECKING:
+    import argparse
+
+ENOUGH_DISK = 2 * 1024**3
+"""Bytes free in the state directory below which a run may not get far."""
+
+CAPS = {"prefect": ((3, 8, 8), (4,)), "fastapi": ((0, 139), (0, 151)), "sqlalchemy": ((2, 0), (2, 1))}
+"""Package → lowest good version and lowest bad one. Prefect's server breaks outside these bounds."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    status: Literal["ok", "warning", "error"]
+    found: str
+    mend: str = ""
+
+
+def doctor(given: argparse.Namespace) -> int:
+    """Run every check, print what was found; exit code 4 if a run could not work."""
+    findings = [check() for check in CHECKS]
+    if given.json:
+        out(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            mark = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}[finding.status]
+            out(f"{mark}  {finding.check:<12} {finding.found}")
+            if finding.mend:
+                out(f"{'':>9}{'':<12} → {finding.mend}")
+    return INFRASTRUCTURE if any(finding.status == "error" for finding in findings) else 0
+
+
+def check_python() -> Finding:
+    """Say which Python this is; the package installs on none that is too old."""
+    found = ".".join(map(str, sys.version_info[:3]))
+    return Finding("python", "ok", found)
+
+
+def check_packages() -> Finding:
+    """Check Prefect and the two dependencies that it does not cap."""
+    seen, bad = [], []
+    for name, (low, high) in CAPS.items():
+        try:
+            text = version(name)
+        except PackageNotFoundError:
+            return Finding("prefect", "error", f"{name} is not installed", "pip install workflowmaster")
+        seen.append(f"{name} {text}")
+        number = tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+        if not low <= number < high:
+            bad.append(f"'{name}>={_dotted(low)},<{_dotted(high)}'")
+    if bad:
+        return Finding("prefect", "error", ", ".join(seen), f"its server would not work: pip install {' '.join(bad)}")
+    return Finding("prefect", "ok", ", ".join(seen))
+
+
+def _dotted(number: tuple[int, ...]) -> str:
+    return ".".join(map(str, number))
+
+
+def check_server() -> Finding:
+    """Ask the configured Prefect server, if there is one, whether it answers."""
+    url = api_url()
+    if not url:
+        return Finding("server", "ok", f"none configured: each run has a temporary one in {home()}")
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:  # noqa: S310 - the operator's own setting
+            return Finding("server", "ok", f"{url} answers ({answer.status})")
+    except (URLError, OSError, ValueError) as error:
+        mend = "start it (prefect server start), or unset PREFECT_API_URL to use a temporary one"
+        return Finding("server", "error", f"{url} does not answer: {error}", mend)
+
+
+@cache
+def _engine() -> EngineInfo | SandboxUnavailable:
+    try:
+        return Engine().info
+    except SandboxUnavailable as error:
+        return error
+
+
+def check_docker() -> Finding:
+    """Ask the engine what it is."""
+    info = _engine()
+    if isinstance(info, SandboxUnavailable):
+        return Finding("docker", "error", str(info), "sudo systemctl start docker, or as root: scripts/engine")
+    where = "local" if info.local else "remote: bind mounts do not reach it"
+    found = f"{info.version} (API {info.api}), cgroup v{info.cgroup}, {info.storage}, {info.cpus} cores, {where}"
+    if not info.local:
+        return Finding("docker", "error", found, "use an engine on this machine: unset DOCKER_HOST")
+    return Finding("docker", "ok", found)
+
+
+def check_enforcement() -> Finding:
+    """Say what a policy could ask for and this engine cannot enforce."""
+    info = _engine()
+    if isinstance(info, SandboxUnavailable):
+        return Finding("sandbox", "error", "unknown without an engine")
+    if "seccomp" not in info.security:
+        return Finding("sandbox", "error", "the engine has no seccomp", "use a kernel and an engine with seccomp")
+    absent = [name for name in ("apparmor", "userns") if name not in info.security]
+    absent += [] if "runsc" in info.runtimes else ["gVisor"]
+    absent += [] if info.storage in ("btrfs", "zfs") else ["disk quota of the root file system"]
+    absent += [] if hasattr(os, "pidfd_open") else ["pidfd (ends are found by the engine's word, 25 ms later)"]
+    return Finding("sandbox", "warning", f"seccomp ok; not enforceable here: {', '.join(absent)}")
+
+
+def check_image() -> Finding:
+    """Look for the default step image."""
+    try:
+        reference = load().image
+        found = Engine().image_id(reference)
+    except SandboxUnavailable:
+        return Finding("image", "error", "unknown without an engine")
+    if found is None:
+        return Finding("image", "error", f"{reference} is not on the engine", "workflowmaster image build")
+    return Finding("image", "ok", f"{reference} is {found[7:19]}")
+
+
+def check_git() -> Finding:
+    """Look for git, which people need; the product itself needs only its library."""
+    path = shutil.which("git")
+    if path is None:
+        return Finding("git", "warning", "no git command", "install git to look at the branches a run leaves")
+    return Finding("git", "ok", path)
+
+
+def check_disk() -> Finding:
+    """Check the room in the state directory."""
+    place = next(folder for folder in (home(), *home().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    found = f"{free / 1e9:.1f} GB free for {home()}"
+    if not os.access(place, os.W_OK):
+        return Finding("disk", "error", f"{place} cannot be written", "set WORKFLOWMASTER_HOME to a directory of yours")
+    if free < ENOUGH_DISK:
+        return Finding("disk", "warning", found, "free some space, or set WORKFLOWMASTER_HOME to a larger disk")
+    return Finding("disk", "ok", found)
+
+
+def check_settings() -> Finding:
+    """Read the settings."""
+    try:
+        chosen = load()
+    except SettingsError as error:
+        return Finding("settings", "error", str(error), "mend or remove that setting")
+    changed = {name: value for name, value in chosen.model_dump().items() if name in chosen.model_fields_set}
+    return Finding("settings", "ok", json.dumps(changed) if changed else "all defaults")
+
+
+CHECKS = (
+    check_python,
+    check_packages,
+    check_settings,
+    check_server,
+    check_docker,
+    check_enforcement,
+    check_image,
+    check_git,
+    check_disk,
+)

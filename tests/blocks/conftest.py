@@ -1,0 +1,172 @@
+"""Real repositories, made with the real git in an environment of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from workflowmaster.blocks.workspace import Store, remove_tree
+
+DATES = {"GIT_AUTHOR_DATE": "2024-05-06T07:08:09+02:00", "GIT_COMMITTER_DATE": "2024-05-06T07:08:09+02:00"}
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A user's repository and how he works in it."""
+
+    path: Path
+
+    def git(self, *args: str | bytes, stdin: bytes = b"", check: bool = True, cwd: Path | None = None) -> str:
+        done = subprocess.run(["git", *args], cwd=cwd or self.path, input=stdin, capture_output=True, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"git {args}: {done.stderr.decode()}")
+        return done.stdout.decode("utf-8", "surrogateescape")
+
+    def write(self, files: dict[str, str | bytes]) -> None:
+        for name, content in files.items():
+            write_file(self.path, name, content)
+
+    def commit(self, files: dict[str, str | bytes] | None = None, message: str = "Change") -> str:
+        self.write(files or {})
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+        return self.head()
+
+    def head(self) -> str:
+        return self.git("rev-parse", "HEAD").strip()
+
+    def state(self) -> tuple[object, ...]:
+        """Everything of the user's that no workflow may touch."""
+        index = self.path / ".git/index"
+        return (
+            self.git("--no-optional-locks", "status", "--porcelain=v2", "--branch"),
+            self.git("symbolic-ref", "-q", "HEAD", check=False),
+            index.read_bytes(),
+            index.stat().st_mtime_ns,
+            read_folder(self.path),
+            (self.path / ".git/config").read_bytes(),
+        )
+
+
+def write_file(directory: Path, name: str, content: str | bytes) -> Path:
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def read_folder(directory: Path) -> dict[bytes, tuple[object, ...]]:
+    """Every name below a directory, `.git` left out: kind, executable, content or target."""
+    found: dict[bytes, tuple[object, ...]] = {}
+    top = os.fsencode(directory)
+    for folder, names, files in os.walk(top):
+        if b".git" in names:
+            names.remove(b".git")
+        for name in (*names, *files):
+            path = os.path.join(folder, name)
+            key = os.path.relpath(path, top)
+            if os.path.islink(path):
+                found[key] = ("link", os.readlink(path))
+            elif os.path.isdir(path):
+                found[key] = ("dir",)
+            elif os.path.isfile(path):
+                with open(path, "rb") as file:
+                    found[key] = ("file", bool(os.stat(path).st_mode & 0o100), file.read())
+            else:
+                found[key] = ("other",)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("home")
+    (home / ".gitconfig").write_text(
+        '[user]\n\tname = A User\n\temail = user@example.org\n[init]\n\tdefaultBranch = main\n[safe]\n\tdirectory = "*"\n'
+        "[protocol \"file\"]\n\tallow = always\n"
+    )
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    for name, value in DATES.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def put() -> Callable[..., Path]:
+    """Write a file, making the folders above it."""
+    return write_file
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[bytes, tuple[object, ...]]]:
+    """Read a folder: name → kind, executable, content or target."""
+    return read_folder
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    """A repository with one commit."""
+    path = tmp_path / "user"
+    path.mkdir()
+    made = Repo(path)
+    made.git("init", "-q")
+    made.commit({"a.txt": "one\ntwo\nthree\nfour\nfive\n", "src/main.py": "print(1)\n", ".gitignore": "*.pyc\n.venv/\n"})
+    return made
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """Open stores under `tmp_path/state`, and close them at the end."""
+    opened: list[Store] = []
+
+    def open_one(workspace: Path, name: str = "wf-1", **options: object) -> Store:
+        store = Store.open(tmp_path / "state" / name, workspace, **options)  # type: ignore[arg-type]
+        opened.append(store)
+        return store
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(repo: Repo, open_store: Callable[..., Store]) -> Store:
+    return open_store(repo.path)
+
+
+@pytest.fixture
+def worktree(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Make worktrees, by default holding the base; they are removed the product's own way."""
+    top = tmp_path / "trees"
+    top.mkdir()
+
+    def make(store: Store | None = None, commit: str = "", name: str = "") -> Path:
+        path = top / (name or f"w{len(list(top.iterdir()))}")
+        path.mkdir()
+        if store is not None:
+            store.lay(commit or store.base, path)
+        return path
+
+    yield make
+    remove_tree(top)
+
+
+@pytest.fixture
+def step(worktree: Callable[..., Path]) -> Callable[..., str]:
+    """Do one step in a worktree of its own: write these files (None removes one) and return the commit."""
+
+    def run(store: Store, start: str, name: str, files: dict[str, str | bytes | None]) -> str:
+        where = worktree(store, start)
+        for file, content in files.items():
+            if content is None:
+                (where / file).unlink()
+            else:
+                write_file(where, file, content)
+        return store.snapshot(where, parents=[start], step=name, message=f"Do {name}").commit
+
+    return run
