@@ -124,10 +124,7 @@ def _bracket(glob: bytes, at: int) -> tuple[bytes, int]:
             raise MalformedGlobError(glob)
         member, at = _member(glob, at)
         members.append(member)
-    inside = b"".join(members)
-    if not inside:
-        return (b"[^/]" if negated else b"(?!)"), at + 1
-    return (b"(?!/)[%s%s]" % (b"^" if negated else b"", inside)), at + 1
+    return b"(?!/)[%s%s]" % (b"^" if negated else b"", b"".join(members)), at + 1
 
 
 def _member(glob: bytes, at: int) -> tuple[bytes, int]:
@@ -142,7 +139,8 @@ def _member(glob: bytes, at: int) -> tuple[bytes, int]:
     if glob[at : at + 1] != b"-" or glob[at + 1 : at + 2] in (b"]", b""):
         return _hex(low), at
     high, at = _literal(glob, at + 1)
-    return (_hex(low) + b"-" + _hex(high) if low <= high else b""), at
+    # A range that runs backwards still holds its first character: wildmatch has taken it before it sees the dash.
+    return (_hex(low) + b"-" + _hex(high) if low <= high else _hex(low)), at
 
 
 def _literal(glob: bytes, at: int) -> tuple[int, int]:

@@ -8,18 +8,20 @@ an image; logs are there only for steps that failed, because Prefect keeps its o
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.graphs import mermaid
-from workflowmaster.flows.plaintext import decisive
+from workflowmaster.flows.plaintext import WEB_ADDRESS, decisive
 from workflowmaster.flows.quoting import code, fence, inline, prose, table
 from workflowmaster.flows.reading import Outcome, Row, read
-from workflowmaster.flows.sections import criterion_state
-from workflowmaster.flows.state import WorkflowState
+from workflowmaster.flows.reportparts import criterion_state
 from workflowmaster.flows.timeline import timeline
 from workflowmaster.flows.wording import GLYPHS, STEP_WORDS, counted, duration, short, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workflowmaster.flows.state import WorkflowState
 
 MOST_ROWS: Final = 400
 """Rows of the step table; beyond that only steps that did not simply complete are listed."""
@@ -47,9 +49,7 @@ def markdown(state: WorkflowState, logs: Mapping[str, str]) -> str:
 
 def link(target: str) -> str:
     """Return a Markdown link for a web address, a code span for everything else."""
-    parts = urlsplit(target)
-    plain_enough = all(char.isalnum() or char in ":/?&=%.-_~#+,@" for char in target)
-    if parts.scheme in ("http", "https") and parts.netloc and plain_enough:
+    if WEB_ADDRESS.fullmatch(target):
         return f"[{inline(target)}](<{target}>)"
     return code(target)
 

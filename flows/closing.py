@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.plaintext import decisive, one_line
 from workflowmaster.flows.reading import Outcome, read
-from workflowmaster.flows.state import WorkflowState
 from workflowmaster.flows.wording import counted, short
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workflowmaster.flows.state import WorkflowState
 
 EXCERPT_LINES: Final = 12
 

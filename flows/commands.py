@@ -1,72 +1,171 @@
-"""What a container is told to run, and what it is given to know: argv, files and environment of a step. Pure."""
+"""Which words of a prose prompt may be run as they stand.
+
+Most fences in prose are illustrations: file contents, examples, sketches. Running one of those does harm that cannot
+be undone, while not running a real command only hands it to the agent, who reads it anyway. So a text is a command only
+if every line of it passes every test here, and a doubt is a no. The accepted cost: scripts with functions, loops over
+globs in odd places or here-documents stay agent work.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.container import EXCHANGE, OUT, SCRATCH
+from workflowmaster.flows.vocabulary import vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Sequence
 
-    from workflowmaster.flows.plan import Interpreter, Plan, Step, StepResult, Work
+    from workflowmaster.flows.outline import Block
 
-INTERPRETERS: Mapping[Interpreter, tuple[str, ...]] = {
-    # As GitHub's runner starts bash: the first failing command fails the step, also within a pipe.
-    "bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail"),
-    "sh": ("sh", "-e"),
-    "python": ("python3",),
-}
+SHELLS = frozenset(("bash", "sh", "shell", "zsh", "console", "shell-session", "terminal"))
+"""Fence languages whose text may be commands."""
 
-BASICS: Mapping[str, str] = {"HOME": SCRATCH, "LANG": "C.UTF-8", "WM_OUTPUT": f"{OUT}/outputs"}
+_TRANSCRIPTS = frozenset(("console", "shell-session", "terminal"))
+_PROMPT_SIGN = re.compile(r"^\s*[$%]\s+")
+_PLACEHOLDER = re.compile(
+    r"<[A-Za-z][\w .|-]*>|\{\{.*?\}\}|\[(?:[A-Z][A-Za-z0-9_ ]*|N+|[a-z]+ [a-z ]+)\]|(?<!\.)\.\.\.(?![./\w])|…"
+    r"|\b(?:YOUR|MY)_\w+|path/to/|\bexample\.(?:com|org)\b|\bxxx+\b",
+)
+_ILLUSTRATION = re.compile(
+    r"#.*\b(example|adjust|for instance|e\.g\.|something like|pseudo|placeholder|optional)\b", re.I
+)
+_HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?\w+")
+_AGENT_LINE = re.compile(r"\s*/[\w-]+:[\w-]+")
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
+_SCRIPT = re.compile(r"(\./)?[\w.-]+(/[\w.-]+)*\.(sh|py|bash)|\./[\w./-]+|(scripts|bin|tools)/[\w./-]+")
+_SEPARATORS = frozenset((";", "&&", "||", "|", "&", "|&"))
+_KEYWORDS = frozenset(
+    (
+        "!",
+        "{",
+        "}",
+        "(",
+        ")",
+        "if",
+        "then",
+        "else",
+        "elif",
+        "fi",
+        "for",
+        "while",
+        "until",
+        "do",
+        "done",
+        "case",
+        "esac",
+        "function",
+        "select",
+        "eval",
+        "source",
+        ".",
+        "exec",
+        "time",
+        "in",
+    )
+)
+_DANGERS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\b(curl|wget)\b[^\n]*\|\s*(sudo\s+)?(ba|z|da)?sh\b"), "runs a script from the network"),
+    (re.compile(r"\bsudo\b"), "asks for root"),
+    (re.compile(r"\bgit\s+push\b"), "pushes"),
+    (re.compile(r"(^|[;&|]\s*)gh\s", re.MULTILINE), "writes to GitHub"),
+    (re.compile(r"\b(npm|yarn|pnpm|poetry|uv|cargo|gem)\s+publish\b|\btwine\s+upload\b"), "publishes a package"),
+    (re.compile(r"\bdocker\s+(push|login)\b|\bkubectl\s+(apply|delete)\b|\bterraform\s+(apply|destroy)\b"), "deploys"),
+    (re.compile(r"\brm\s+-\w*[rf]\w*\s+(/|~|\$HOME)"), "deletes outside the workspace"),
+)
 
 
-def argv(step: Step, purpose: str, agent: str) -> tuple[str, ...]:
-    """Return the command of a step's work or check. An agent's is the operator's, its prompt comes on stdin."""
-    work = step.check if purpose == "check" else step.work
-    if work is None:
-        raise ValueError(f"step {step.id} has nothing to run as its {purpose}")
-    if work.interpreter == "prompt":
-        return tuple(shlex.split(agent))
-    return (*INTERPRETERS[work.interpreter], f"{EXCHANGE}/{purpose}")
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A text that may be run, or the reason why not."""
+
+    text: str
+    """Lines to run; empty where it is no command."""
+    refusal: str = ""
+    """Why it is no command, in words."""
+    danger: str = ""
+    """Why a person must approve it, in words."""
 
 
-def files(step: Step, purpose: str) -> dict[str, str]:
-    """Return the files a container finds in `/wm`: the script, or the prompt as stdin."""
-    work = step.check if purpose == "check" else step.work
-    if work is None:
-        return {}
-    return {"stdin": work.text} if work.interpreter == "prompt" else {purpose: _script(work)}
+def judge(text: str) -> Script:
+    """Return a text as a script, or why it is none."""
+    refusal = _refusal(text)
+    if refusal:
+        return Script("", refusal)
+    danger = next((why for pattern, why in _DANGERS if pattern.search(text)), "")
+    return Script(text if text.endswith("\n") else f"{text}\n", "", danger)
 
 
-def _script(work: Work) -> str:
-    return work.text if work.text.endswith("\n") else work.text + "\n"
+def judge_fence(fence: Block) -> Script:
+    """Return a fence as a script: what it says in a shell's language, or of a transcript what was typed."""
+    language = fence.info.split(maxsplit=1)[0].lower() if fence.info else ""
+    if language not in SHELLS:
+        return Script("", f"its language is {language!r}, no shell's" if language else "it names no language")
+    if not fence.closed:
+        return Script("", "it is never closed")
+    if language in _TRANSCRIPTS:
+        typed = [_PROMPT_SIGN.sub("", line) for line in fence.text.split("\n") if _PROMPT_SIGN.match(line)]
+        return judge("\n".join(typed)) if typed else Script("", "nothing in it is typed at a prompt sign")
+    return judge(fence.text)
 
 
-def environment(step: Step, plan: Plan, given: Mapping[str, str], before: Mapping[str, StepResult]) -> dict[str, str]:
-    """Return a step's environment: basics, inputs, matrix, outputs of the steps before it, then its own `env`.
-
-    `given` are the run's input values; `before` the results of all steps it builds on. The attempt is left out on
-    purpose: this is part of the result's key.
-    """
-    values = dict(BASICS)
-    for spec in plan.inputs:
-        value = given.get(spec.name, "" if spec.default is None else spell(spec.default))
-        values[f"INPUT_{upper(spec.name)}"] = value
-    values |= {f"MATRIX_{upper(name)}": value for name, value in step.matrix.items()}
-    for step_id, result in before.items():
-        for name, value in result.outputs.items():
-            values[f"STEP_{upper(step_id)}_{upper(name)}"] = value
-    return values | step.env
+def is_command(text: str) -> bool:
+    """Whether a back-ticked text is a command with something to do: a program and at least one word more."""
+    return len(text.split()) > 1 and "\n" not in text and not judge(text).refusal
 
 
-def spell(value: object) -> str:
-    """Spell a typed value as an environment variable does: booleans in lower case."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _refusal(text: str) -> str:
+    if text.lstrip().startswith("#!"):
+        return "it is the content of a script file"
+    if found := _HERE_DOCUMENT.search(text):
+        return f"it writes a text of its own ({found[0]})"
+    for line in text.split("\n"):
+        if _AGENT_LINE.match(line):
+            return "it calls an agent"
+        if _ILLUSTRATION.search(line):
+            return "it calls itself an example"
+    if found := _PLACEHOLDER.search(_without_comments(text)):
+        return f"it holds a placeholder ({found[0]})"
+    return _unknown_word(text)
 
 
-def upper(name: str) -> str:
-    """Spell a name as a part of a variable's: capitals, digits and underscores."""
-    return re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+def _without_comments(text: str) -> str:
+    return "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("#"))
+
+
+def _unknown_word(text: str) -> str:
+    """Return why the text's words make no plain commands, or nothing where they do."""
+    try:
+        commands = list(_commands(text))
+    except ValueError as error:
+        return f"it does not parse as shell: {error}"
+    if not commands:
+        return "there is nothing to run in it"
+    for words in commands:
+        if not _is_program(words):
+            return f"{words[0]!r} is no known program"
+    return ""
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each simple command. ValueError where quotes are open or a word has a grammar of its own."""
+    for line in re.sub(r"\\\n", " ", text).split("\n"):
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.commenters = "#"
+        words: list[str] = []
+        for word in lexer:
+            if word in _SEPARATORS:
+                yield from [words] if words else []
+                words = []
+            elif not words and word in _KEYWORDS or word in ("(", ")", ";;", "$("):
+                raise ValueError(f"{word!r} begins a construct")
+            elif words or not _ASSIGNMENT.fullmatch(word):
+                words.append(word)
+        yield from [words] if words else []
+
+
+def _is_program(words: Sequence[str]) -> bool:
+    first = words[0]
+    return first in vocabulary().programs or bool(_SCRIPT.fullmatch(first))

@@ -11,7 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_client, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed, Paused, State
 
@@ -107,6 +107,10 @@ async def _begin(journey: Journey) -> None:
     context = FlowRunContext.get()
     if context and context.flow_run:
         keep(journey, journey.record.model_copy(update={"flow_run_id": str(context.flow_run.id)}))
+        if context.flow_run.name != journey.id:
+            # A deployment's run could not know its id before it began.
+            async with get_client() as client:
+                await client.update_flow_run(context.flow_run.id, name=journey.id)
     journey.policies |= await from_server(journey)
     journey.audit.append(
         "workflow.started",

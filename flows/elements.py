@@ -9,10 +9,12 @@ shape is read from calls, not from an HTML file.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.plaintext import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 VOID: Final = frozenset({"meta", "br", "rect", "line", "path", "circle", "stop"})
 """Elements without an end tag; written `<x/>`, which both HTML and XML parsers read."""

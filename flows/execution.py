@@ -19,7 +19,7 @@ from workflowmaster.blocks.failure import explain
 from workflowmaster.blocks.output import Capture
 from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.blocks.workspace import WorkspaceError, prepare, remove_tree
-from workflowmaster.flows import commands
+from workflowmaster.flows import invocation
 from workflowmaster.flows.plan import Step, StepResult, StepStatus
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ async def _fill(attempt: Attempt, parked: Parked) -> None:
     """Lay the input tree, and complete what the container finds in `/wm`."""
     journey, step = attempt.journey, attempt.step
     before = {name: journey.results[name] for name in journey.ancestors[step.id] if name in journey.results}
-    values = commands.environment(step, journey.plan, journey.record.options.inputs, before)
+    values = invocation.environment(step, journey.plan, journey.record.options.inputs, before)
     values |= {"WM_STEP": step.id, "WM_ATTEMPT": str(attempt.number)}
 
     def fill() -> None:
@@ -115,7 +115,7 @@ async def _fill(attempt: Attempt, parked: Parked) -> None:
             journey.store.release(parked.tree.path)
         for name, data, executable in layering.read(journey.store, attempt.commit, step.inputs) if step.inputs else ():
             parked.exchange.place(name, data, executable=executable)
-        parked.exchange.write(values, commands.files(step, "work"))
+        parked.exchange.write(values, invocation.files(step, "work"))
 
     await in_git(journey, fill)
 
@@ -229,8 +229,8 @@ async def _check(attempt: Attempt, commit: str) -> Receipt:
         if parked.tree:
             lay(journey, parked.tree, commit)
             parked.tree.commit = ""
-        values = commands.environment(step, journey.plan, journey.record.options.inputs, {})
-        parked.exchange.write({**values, "WM_STEP": step.id}, commands.files(step, "check"))
+        values = invocation.environment(step, journey.plan, journey.record.options.inputs, {})
+        parked.exchange.write({**values, "WM_STEP": step.id}, invocation.files(step, "check"))
 
     try:
         await in_git(journey, fill)

@@ -6,18 +6,21 @@ be as long as it must. The layout itself is in `layers.py`, what is one box in `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.drawing import fitted, picture, text, text_width
 from workflowmaster.flows.elements import Markup, element, joined
 from workflowmaster.flows.graphs import SEVERITY, Node, by_layer, gathered
 from workflowmaster.flows.layers import Layout, arrange, layered
 from workflowmaster.flows.reading import Outcome, read
-from workflowmaster.flows.state import WorkflowState
 from workflowmaster.flows.wording import STEP_WORDS, counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from workflowmaster.flows.state import WorkflowState
 
 WIDTH: Final = 1000.0
 MARGIN: Final = 16.0

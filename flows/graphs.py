@@ -8,15 +8,18 @@ the share of every status. Accepted cost: in a summary the single edges are gone
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.layers import layered, reduced
 from workflowmaster.flows.plaintext import one_line
-from workflowmaster.flows.plan import StepStatus
 from workflowmaster.flows.reading import Row, label
 from workflowmaster.flows.wording import GLYPHS, STEP_WORDS, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from workflowmaster.flows.plan import StepStatus
 
 ALIKE: Final = 8
 """So many steps with equal neighbours are still drawn one by one."""

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files as package_files
+from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.forge import ChangedFile
 from workflowmaster.flows.drawing import stylesheet
 from workflowmaster.flows.elements import Markup, element, joined
 from workflowmaster.flows.graphpicture import graph
 from workflowmaster.flows.plaintext import decisive
 from workflowmaster.flows.reading import Outcome, read
-from workflowmaster.flows.sections import (
+from workflowmaster.flows.reportparts import (
     asked_section,
     criteria_section,
     decisions_section,
@@ -28,10 +27,15 @@ from workflowmaster.flows.sections import (
     files_section,
     outcome_section,
 )
-from workflowmaster.flows.state import WorkflowState
 from workflowmaster.flows.steptable import steps_section
 from workflowmaster.flows.timeline import timeline
 from workflowmaster.flows.wording import WORKFLOW_WORDS, duration, moment, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from workflowmaster.blocks.forge import ChangedFile
+    from workflowmaster.flows.state import WorkflowState
 
 
 def html(state: WorkflowState, logs: Mapping[str, str], *, files: Sequence[ChangedFile] = ()) -> str:

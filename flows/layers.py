@@ -8,9 +8,12 @@ violators) after subtracting the distances. Accepted cost: few sweeps, so a cros
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 SWEEPS = 8
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from workflowmaster.blocks.container import SCRATCH, WORKSPACE, Container, ContainerRequest, Mount
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
-from workflowmaster.flows.commands import argv
+from workflowmaster.flows.invocation import argv
 from workflowmaster.flows.folders import safe
 
 if TYPE_CHECKING:

@@ -30,6 +30,8 @@ ERROR = re.compile(
     re.IGNORECASE,
 )
 """What a line that explains a failure usually contains; pytest marks such lines with a leading `E`."""
+WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?(?:[/?#][\w:/?&=%.~#+,@-]*)?", re.ASCII)
+"""Addresses that are made into links; anything odder is shown as text."""
 CONTEXT = 1
 """Lines kept before the first one that names an error."""
 

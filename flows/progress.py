@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final, Self
 
 from workflowmaster.flows.plaintext import one_line, plain
-from workflowmaster.flows.plan import Plan, StepResult, StepStatus
 from workflowmaster.flows.wording import GLYPHS, STEP_WORDS, counted, duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
+
+    from workflowmaster.flows.plan import Plan, StepResult, StepStatus
 
 REFRESH_PER_SECOND: Final = 4
 OTHER_LINES: Final = 4
@@ -142,8 +143,8 @@ class Progress:
         self._stream.flush()
 
     def _start(self) -> Live:
-        from rich.console import Console  # noqa: PLC0415 - rich costs 60 ms, and plain output needs none of it
-        from rich.live import Live  # noqa: PLC0415
+        from rich.console import Console
+        from rich.live import Live
 
         console = Console(file=self._stream, force_terminal=True)
         live = Live(
@@ -158,9 +159,9 @@ class Progress:
         return live
 
     def _picture(self, console: Console) -> RenderableType:
-        from rich.console import Group  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
         table.add_column("state", no_wrap=True)

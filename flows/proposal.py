@@ -7,16 +7,19 @@ check it. Everything quoted is made harmless first (`quoting.py`), since these t
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from workflowmaster.blocks.forge import ChangedFile
-from workflowmaster.flows.plan import Plan
 from workflowmaster.flows.quoting import bounded, code, fence, inline, neutral, prose, table, title
 from workflowmaster.flows.reading import Outcome, Row, read
-from workflowmaster.flows.sections import change_size, criterion_state
-from workflowmaster.flows.state import WorkflowState
+from workflowmaster.flows.reportparts import change_size, criterion_state
 from workflowmaster.flows.wording import STEP_WORDS, counted, duration, short
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workflowmaster.blocks.forge import ChangedFile
+    from workflowmaster.flows.plan import Plan
+    from workflowmaster.flows.state import WorkflowState
 
 BODY_LIMIT: Final = 65_000
 """Characters; GitHub refuses a body of more than 65,536."""

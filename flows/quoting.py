@@ -9,10 +9,12 @@ does not stop them and a code span does not survive an answer by mail. Accepted 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.plaintext import one_line, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 GAP: Final = "\N{ZERO WIDTH SPACE}"
 SYNTAX: Final = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")

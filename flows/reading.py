@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.flows.plaintext import one_line
-from workflowmaster.flows.plan import Decision, Step, StepResult, StepStatus
-from workflowmaster.flows.state import WorkflowState
 from workflowmaster.flows.wording import WORKFLOW_WORDS, counted, duration, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workflowmaster.blocks.receipt import Receipt
+    from workflowmaster.flows.plan import Decision, Step, StepResult, StepStatus
+    from workflowmaster.flows.state import WorkflowState
 
 Verdict = Literal["ok", "bad", "wait", "run"]
 

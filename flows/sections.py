@@ -56,9 +56,10 @@ class Part:
 
 def parts_of(root: Section) -> Part:
     """Return the whole prompt as a tree of parts."""
-    titles = [section for section in root.walk() if section.level]
-    title = titles[0] if titles else None
-    return _part(root, "context", title)
+    headings = [section for section in root.walk() if section.level]
+    first = headings[0] if headings else None
+    alone = first is not None and (first.level == 1 or all(other.level > first.level for other in headings[1:]))
+    return _part(root, None, first if alone else None)
 
 
 def is_quotation(block: Block) -> bool:
@@ -73,13 +74,15 @@ def items(block: Block) -> Iterator[tuple[Block, Inline]]:
         yield item, outline.inline(first.text) if first else Inline("")
 
 
-def _part(section: Section, inherited: SectionKind, title: Section | None) -> Part:
+def _part(section: Section, inherited: SectionKind | None, title: Section | None) -> Part:
     words = outline.inline(section.title).text
+    whole = section is title or not section.level
     numbered = vocabulary().phase.fullmatch(words)
-    known = None if numbered or section is title or not section.level else section_kind(words)
-    kind = known or ("notes" if section.level == 2 and inherited == "context" and not numbered else inherited)
+    known = None if numbered or whole else section_kind(words)
+    kind = known or inherited or ("context" if whole else "plan" if numbered else "notes")
     own, labelled = _split_labels(section.blocks, kind)
-    below = tuple(_part(child, _passed_on(section, kind, title), title) for child in section.sections)
+    # What stands under the title alone inherits nothing: it is not context for all that follows.
+    below = tuple(_part(child, None if whole else kind, title) for child in section.sections)
     return Part(
         title=words,
         kind=kind,
@@ -90,11 +93,6 @@ def _part(section: Section, inherited: SectionKind, title: Section | None) -> Pa
         number=numbered[2] if numbered else "",
         own_kind=known is not None,
     )
-
-
-def _passed_on(section: Section, kind: SectionKind, title: Section | None) -> SectionKind:
-    # What stands under the title alone is not "context" for all that follows it.
-    return "context" if section is title or not section.level else kind
 
 
 def _split_labels(blocks: Sequence[Block], kind: SectionKind) -> tuple[tuple[Block, ...], tuple[Part, ...]]:

@@ -7,13 +7,15 @@ findings, container) is one click away. Steps that failed are open, since they a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.elements import Markup, element
 from workflowmaster.flows.plaintext import one_line, tail
-from workflowmaster.flows.plan import Work
 from workflowmaster.flows.reading import Outcome, Row
 from workflowmaster.flows.wording import STEP_WORDS, duration, short, size
+
+if TYPE_CHECKING:
+    from workflowmaster.flows.plan import Work
 
 LOG_LINES: Final = 40
 COMMAND_LINES: Final = 12

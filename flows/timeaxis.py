@@ -7,12 +7,14 @@ Accepted cost: lengths can be compared only on one side of such a fold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.drawing import text_width
 from workflowmaster.flows.wording import DAY, HOUR, MINUTE, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 STEPS: Final = (
     *(base * 10.0**power for power in (-2, -1, 0) for base in (1, 2, 5)),

@@ -7,17 +7,20 @@ how full the machine was. Accepted cost: in lanes only bars that are wide enough
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.drawing import fitted, picture, text, text_width
 from workflowmaster.flows.elements import Markup, element, joined
 from workflowmaster.flows.reading import Bar, Outcome, Row, label, read
-from workflowmaster.flows.state import WorkflowState
 from workflowmaster.flows.timeaxis import Axis, make_axis
 from workflowmaster.flows.wording import STEP_WORDS, counted, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from workflowmaster.flows.state import WorkflowState
 
 WIDTH: Final = 1000.0
 MARGIN: Final = 16.0

@@ -62,6 +62,8 @@ class Vocabulary:
     facets: frozenset[str]
     """Section kinds that, below a step, only say something about it."""
     programs: frozenset[str]
+    parallel: re.Pattern[str]
+    """Words above a list whose items need not wait for each other."""
     phase: re.Pattern[str]
     """A numbered heading: word, number, title."""
 
@@ -83,6 +85,7 @@ def vocabulary() -> Vocabulary:
         imperative=imperative,
         facets=frozenset(data["step_facets"]),
         programs=frozenset(data["programs"]),
+        parallel=re.compile(data["parallel"], re.IGNORECASE),
         phase=re.compile(phase, re.IGNORECASE | re.DOTALL),
     )
 

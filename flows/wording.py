@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from workflowmaster.flows.plan import StepStatus, WorkflowStatus
+if TYPE_CHECKING:
+    from workflowmaster.flows.plan import StepStatus, WorkflowStatus
 
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0

@@ -29,9 +29,7 @@ PATCH = (
 PULL = PullRequest(title="Fix the parser", body="## What\n\nIt.", branch="workflowmaster/t1", base="main", patch=PATCH)
 
 ISSUE_TEXT = "# Fix the parser\n\nLabels: bug, workflowmaster\n\nNested brackets crash it.\n"
-PULL_TEXT = (
-    "# Fix the parser\n\nBranch `workflowmaster/t1` into `main`, draft; `changes.patch`, for `git apply`.\n\n## What\n\nIt.\n"
-)
+PULL_TEXT = "# Fix the parser\n\nBranch `workflowmaster/t1` into `main`, draft; `changes.patch`, for `git apply`.\n\n## What\n\nIt.\n"
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workflowmaster.blocks.trees import (
     DIRECTORY,
-    EMPTY_TREE,
     EXECUTABLE,
     FILE,
     GITLINK,
@@ -34,8 +33,8 @@ def test_trees_read_back_as_written(entries: dict[bytes, Entry]) -> None:
 
 def test_the_order_is_git_s(tmp_path: Path) -> None:
     # A directory sorts as `a/`, which is after `a-b` and `a.b`: the trap in every second implementation.
-    entries = {n: Entry(FILE, EMPTY_TREE) for n in (b"a.b", b"a-b", b"a0", b"ab", b"\xff")}
-    entries[b"a"] = Entry(DIRECTORY, EMPTY_TREE)
+    entries = {n: Entry(FILE, OID) for n in (b"a.b", b"a-b", b"a0", b"ab", b"\xff")}
+    entries[b"a"] = Entry(DIRECTORY, OID)
     subprocess.run(["git", "init", "-q", "--bare", tmp_path], check=True)
     listing = b"".join(b"%06o %s %s\t%s\0" % (e.mode, b"tree" if e.mode == DIRECTORY else b"blob", e.oid.hex().encode(), n) for n, e in entries.items())
     made = subprocess.run(["git", "mktree", "-z", "--missing"], input=listing, cwd=tmp_path, capture_output=True, check=True).stdout.strip().decode()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +20,9 @@ from workflowmaster.flows.plan import (
     Work,
 )
 from workflowmaster.flows.state import WorkflowState, final_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 START = 1_700_000_000.0
 IMAGE = "workflowmaster/step:1"
@@ -127,7 +129,9 @@ def failing() -> WorkflowState:
     """A step that failed three times, one that was retried with luck, one blocked, one reused, a decision each."""
     steps = [
         step("reproduce", script="python -m pytest tests/test_parser.py -q"),
-        step("fix", "reproduce", policy="development", retries=Retries(max=2), script="patch -p1 < fix.patch\nmake build"),
+        step(
+            "fix", "reproduce", policy="development", retries=Retries(max=2), script="patch -p1 < fix.patch\nmake build"
+        ),
         step("lint", "fix", mandatory=False, script="ruff check ."),
         step("tests", "fix", policy="testing", retries=Retries(max=2), script="python -m pytest -q\necho done"),
         step("docs", "fix"),
@@ -138,15 +142,32 @@ def failing() -> WorkflowState:
     results = [
         result("reproduce", receipt(0.2, 3.1), started_at=START - 500),
         result("fix", oom, receipt(3.4, 1.2, policy="development"), outputs={"version": "2.0.1", "files": "3"}),
-        result("lint", receipt(4.9, 0.6), receipt(5.6, 0.4, purpose="check"), findings=("left out: build/cache (60 MiB)",)),
+        result(
+            "lint", receipt(4.9, 0.6), receipt(5.6, 0.4, purpose="check"), findings=("left out: build/cache (60 MiB)",)
+        ),
         result("tests", *fails, status="failed", reason="exit code 1 after 3 attempts", commit=""),
         result("docs", receipt(5.0, 3.3, queued_seconds=0.15)),
         result("release", status="blocked", reason="needs tests, which failed", seconds=0.0, started_at=0.0),
     ]
     decisions = (
-        Decision(step="fix", verb="retry", reason="out of memory, and 2 retries are left", factors={"class": "oom", "attempt": 1, "progress": 0.17}),
-        Decision(step="tests", verb="retry", reason="failed, and retries are left", factors={"class": "failure", "attempt": 1}),
-        Decision(step="tests", verb="abort", reason="the same failure three times", factors={"class": "failure", "attempt": 3, "health": 0.8}),
+        Decision(
+            step="fix",
+            verb="retry",
+            reason="out of memory, and 2 retries are left",
+            factors={"class": "oom", "attempt": 1, "progress": 0.17},
+        ),
+        Decision(
+            step="tests",
+            verb="retry",
+            reason="failed, and retries are left",
+            factors={"class": "failure", "attempt": 1},
+        ),
+        Decision(
+            step="tests",
+            verb="abort",
+            reason="the same failure three times",
+            factors={"class": "failure", "attempt": 3, "health": 0.8},
+        ),
     )
     criteria = (
         Criterion(text="All tests pass", line=40, check="tests"),
@@ -226,7 +247,9 @@ def hostile() -> WorkflowState:
         for n, text in enumerate(HOSTILE)
     ]
     steps.append(step(bad, *(s.id for s in steps), kind="setup"))
-    ran = [receipt(n, 1.0, exit_code=1, policy=bad, user=bad, refused=bad, enforced=(bad,)) for n in range(len(HOSTILE))]
+    ran = [
+        receipt(n, 1.0, exit_code=1, policy=bad, user=bad, refused=bad, enforced=(bad,)) for n in range(len(HOSTILE))
+    ]
     results = [
         result(s.id, r, status="failed", reason=s.name, outputs={s.name: s.name}, findings=(s.name,), commit=s.name)
         for s, r in zip(steps, ran, strict=False)
@@ -279,4 +302,15 @@ def shapes() -> dict[str, Callable[[], WorkflowState]]:
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
     """The factories, for tests that need a state of their own."""
-    return SimpleNamespace(step=step, plan=plan, receipt=receipt, result=result, state=state, scheduled=scheduled, start=START, hostile=hostile, hostile_logs=hostile_logs, attacks=HOSTILE)
+    return SimpleNamespace(
+        step=step,
+        plan=plan,
+        receipt=receipt,
+        result=result,
+        state=state,
+        scheduled=scheduled,
+        start=START,
+        hostile=hostile,
+        hostile_logs=hostile_logs,
+        attacks=HOSTILE,
+    )

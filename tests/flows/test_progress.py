@@ -163,7 +163,9 @@ def test_no_color_is_honoured(failed_state, monkeypatch):
     assert not colours()
 
 
-@pytest.mark.parametrize(("terminal", "term", "redraws"), [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)])
+@pytest.mark.parametrize(
+    ("terminal", "term", "redraws"), [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)]
+)
 def test_it_redraws_only_on_a_terminal_that_can(failed_state, monkeypatch, terminal, term, redraws):
     monkeypatch.setenv("TERM", term)
     reader, writer = pty.openpty() if terminal else os.pipe()

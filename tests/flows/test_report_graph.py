@@ -71,7 +71,7 @@ def test_boxes_of_a_layer_keep_their_distance(needs, gap):
             room = layout.centre[right] - layout.centre[left]
             assert room >= size.get(left, 0) / 2 + gap + size.get(right, 0) / 2 - 1e-6
     for name in needs:
-        assert -1e-6 <= layout.centre[name] - size[name] / 2
+        assert layout.centre[name] - size[name] / 2 >= -1e-6
         assert layout.centre[name] + size[name] / 2 <= layout.extent + 1e-6
 
 

@@ -190,7 +190,13 @@ def rendered_text(text):
 def test_inline_text_renders_as_its_letters(attack):
     words = f"x {attack}"
     made = quoting.inline(words)
-    assert {token.type for token in tokens(made)} <= {"paragraph_open", "paragraph_close", "inline", "text", "text_special"}
+    assert {token.type for token in tokens(made)} <= {
+        "paragraph_open",
+        "paragraph_close",
+        "inline",
+        "text",
+        "text_special",
+    }
     assert rendered_text(made) == one_line(words)
 
 
@@ -262,7 +268,10 @@ def test_closing_of_a_completed_run(shapes):
     lines = closing(shapes["fan"]().model_copy(update={"report": "/state/report.html"}))
     assert lines[0] == "Completed: all 10 steps done in 9.8 s."
     assert lines[1] == "10 steps: 10 ran"
-    assert lines[-2:] == ["Report: /state/report.html", "Next:   git switch workflowmaster/task-20261122-140233-1f2e3d4c"]
+    assert lines[-2:] == [
+        "Report: /state/report.html",
+        "Next:   git switch workflowmaster/task-20261122-140233-1f2e3d4c",
+    ]
 
 
 def test_closing_is_at_most_six_lines(shape):

@@ -50,9 +50,9 @@ def test_texts_do_not_overlap_and_stay_inside(shape, draw):
     assert overlaps(svg) == []
     width, height = (float(n) for n in ET.fromstring(svg).get("viewBox").split()[2:])
     for left, right, top, bottom, words in boxes(svg):
-        assert 0 <= left, words
+        assert left >= 0, words
         assert right <= width, words
-        assert 0 <= top, words
+        assert top >= 0, words
         assert bottom <= height, words
 
 

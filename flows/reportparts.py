@@ -1,0 +1,196 @@
+"""The report's sections other than its pictures and the table of steps."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
+
+from workflowmaster.flows.elements import Markup, element, joined
+from workflowmaster.flows.plaintext import WEB_ADDRESS
+from workflowmaster.flows.wording import counted, short
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workflowmaster.blocks.forge import ChangedFile
+    from workflowmaster.flows.plan import Criterion
+    from workflowmaster.flows.reading import Outcome
+
+MOST_FILES = 200
+"""So many changed files are listed; a change of more is read in the patch."""
+
+Met = Literal["completed", "failed", "pending"]
+
+
+def asked_section(outcome: Outcome) -> Markup:
+    """Say what was asked for: prompt, plan, policy, and where it started."""
+    state, plan = outcome.state, outcome.state.plan
+    prompt = f"{plan.prompt.kind}, {counted(len(plan.tasks), 'step')}"
+    return _facts(
+        "Asked",
+        [
+            ("Prompt", element("code", plan.prompt.path)),
+            ("Kind", prompt),
+            ("SHA-256", _digest(plan.prompt.sha256)),
+            ("Plan", _digest(plan.workflow_hash)),
+            ("Policy", plan.policy),
+            ("Workspace", element("code", state.workspace) if state.workspace else None),
+            ("Started from", _digest(state.base_commit)),
+        ],
+    )
+
+
+def outcome_section(outcome: Outcome, files: Sequence[ChangedFile]) -> Markup:
+    """Say what came out: branch, commit, pull request, patch, issue."""
+    state = outcome.state
+    local = PurePosixPath(state.pull_request)
+    patch = str(local.with_name("changes.patch")) if local.is_absolute() and local.name else ""
+    facts = [
+        ("Branch", element("code", state.branch) if state.branch else None),
+        ("Commit", _digest(state.commit)),
+        ("Change", change_size(files) if files else None),
+        ("Pull request", _place(state.pull_request, state.report)),
+        ("Patch", _place(patch, state.report)),
+        ("Issue", _place(state.issue, state.report)),
+        ("Audit log", _place(state.audit_log, state.report)),
+    ]
+    if not any(value for _, value in facts):
+        facts = [("Result", "nothing was published")]
+    return _facts("Came out", facts)
+
+
+def change_size(files: Sequence[ChangedFile]) -> str:
+    """Return `3 files, +40 -12 lines`."""
+    added, deleted = sum(f.added for f in files), sum(f.deleted for f in files)
+    return f"{counted(len(files), 'file')}, +{added} \N{MINUS SIGN}{deleted} lines"
+
+
+def files_section(files: Sequence[ChangedFile]) -> Markup | None:
+    """List the files of the change."""
+    if not files:
+        return None
+    rows = [
+        element(
+            "tr",
+            element("td", element("code", file.path)),
+            element("td", "binary" if file.binary else file.change),
+            element("td", f"+{file.added}", class_="num"),
+            element("td", f"\N{MINUS SIGN}{file.deleted}", class_="num"),
+        )
+        for file in files[:MOST_FILES]
+    ]
+    left = len(files) - MOST_FILES
+    return element(
+        "section",
+        element("h2", "Files changed"),
+        element("p", change_size(files) + (f"; {left} more are in the patch" if left > 0 else ""), class_="hint"),
+        _table(("File", "Change", "Added", "Deleted"), rows, numeric=(2, 3)),
+    )
+
+
+def decisions_section(outcome: Outcome) -> Markup | None:
+    """List what was decided about failures, with reasons and the factors looked at."""
+    if not outcome.state.decisions:
+        return None
+    rows = [
+        element(
+            "tr",
+            element("td", decision.step, class_="step"),
+            element("td", decision.verb),
+            element("td", decision.reason),
+            element("td", *(_factor(name, value) for name, value in decision.factors.items())),
+        )
+        for decision in outcome.state.decisions
+    ]
+    hint = element("p", "What was done about each failure, and what was looked at.", class_="hint")
+    table = _table(("Step", "Decision", "Reason", "Factors"), rows)
+    return element("section", element("h2", "Decisions"), hint, table)
+
+
+def criteria_section(outcome: Outcome) -> Markup | None:
+    """List the prompt's success criteria and what proves each."""
+    criteria = outcome.state.plan.criteria
+    if not criteria:
+        return None
+    items = []
+    for criterion in criteria:
+        met, words = criterion_state(outcome, criterion)
+        mark = element("span", element("span", words, class_=f"status {met}"))
+        proof = joined([criterion.text, " ", element("span", f"(step {criterion.check})", class_="factor")])
+        items.append(element("li", mark, element("span", proof if criterion.check else criterion.text)))
+    heading = element("h2", "Success criteria")
+    return element("section", heading, element("ul", *items, class_="criteria"))
+
+
+def criterion_state(outcome: Outcome, criterion: Criterion) -> tuple[Met, str]:
+    """Return whether a criterion is met, and the word for it: only a completed step of this run proves one."""
+    if not criterion.check:
+        return "pending", "to be judged"
+    status = next((row.status for row in outcome.rows if row.step.id == criterion.check), "pending")
+    if status == "completed":
+        return "completed", "met"
+    return ("failed", "not met") if status == "failed" else ("pending", "not proved")
+
+
+def environment_section(outcome: Outcome) -> Markup:
+    """Say in what the steps ran: images with the ids they were pinned to, policies with what was read back."""
+    images = [
+        element("tr", element("td", element("code", name)), element("td", element("code", image_id)))
+        for name, image_id in sorted(outcome.state.images.items())
+    ]
+    policies = [
+        element("tr", element("td", name), element("td", count, class_="num"), element("td", held or "none recorded"))
+        for name, count, held in _policies(outcome)
+    ]
+    return element(
+        "section",
+        element("h2", "Environment"),
+        element("p", "Images are pinned to ids; controls were read back from the engine.", class_="hint"),
+        _table(("Image", "Id"), images) if images else None,
+        _table(("Policy", "Containers", "Controls in force"), policies, numeric=(1,)) if policies else None,
+        element("p", "No container ran.", class_="hint") if not images and not policies else None,
+    )
+
+
+def _policies(outcome: Outcome) -> list[tuple[str, int, str]]:
+    receipts = [receipt for row in outcome.rows for receipt in row.receipts if not row.reused]
+    names = sorted({receipt.policy for receipt in receipts})
+    found = []
+    for name in names:
+        own = [receipt.enforced for receipt in receipts if receipt.policy == name]
+        # Only what held in every container of the policy may be claimed for it.
+        common = set(own[0]).intersection(*own[1:])
+        found.append((name, len(own), ", ".join(sorted(common))))
+    return found
+
+
+def _facts(title: str, facts: Sequence[tuple[str, object]]) -> Markup:
+    items = [joined([element("dt", name), element("dd", value)]) for name, value in facts if value]
+    return element("section", element("h2", title), element("dl", *items, class_="facts"))
+
+
+def _digest(value: str) -> Markup | None:
+    return element("code", short(value), title=value) if value else None
+
+
+def _place(value: str, report: str) -> Markup | None:
+    """Show where something is: a link for the web and for a file beside the report, plain text for all else."""
+    if not value:
+        return None
+    if WEB_ADDRESS.fullmatch(value):
+        return element("a", value, href=value, rel="noopener noreferrer")
+    path = PurePosixPath(value)
+    if path.is_absolute() and path.name and path.parent == PurePosixPath(report).parent:
+        return element("a", path.name, href=f"./{quote(path.name)}")
+    return element("code", value)
+
+
+def _factor(name: str, value: object) -> Markup:
+    return element("span", f"{name} {value}", class_="factor")
+
+
+def _table(head: Sequence[str], rows: Sequence[Markup], *, numeric: Sequence[int] = ()) -> Markup:
+    cells = [element("th", name, class_="num" if index in numeric else None) for index, name in enumerate(head)]
+    table = element("table", element("thead", element("tr", *cells)), element("tbody", *rows), class_="plain")
+    return element("div", table, class_="scroll")
