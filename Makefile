@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test full lint seccomp clean
+.PHONY: help setup demo test full lint generated clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,14 +26,16 @@ lint: ## ruff, its formatter, mypy strict
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) scripts/make_seccomp.py --check
+	@$(PYTHON) scripts/make_policy_docs.py --check
 	@mkdir -p build/typing/workflowmaster
 	@for room in flows blocks policies analytics; do ln -sfn ../../../$$room build/typing/workflowmaster/$$room; done
 	@cd build/typing && MYPYPATH=. ../../$(PYTHON) -m mypy --config-file ../../pyproject.toml \
 	  -p workflowmaster.flows -p workflowmaster.blocks -p workflowmaster.policies -p workflowmaster.analytics
 
-seccomp: ## write the seccomp profiles anew from policies/seccomp/syscalls.yaml
+generated: ## write the seccomp profiles and the tables of docs/policies.md anew
 	@scripts/setup --python
 	@$(PYTHON) scripts/make_seccomp.py
+	@$(PYTHON) scripts/make_policy_docs.py
 
 clean: ## remove what building and testing left; .venv and images stay
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,7 +18,7 @@ import pygit2
 from workflowmaster.blocks import handles, userrepo
 from workflowmaster.blocks.caps import DEFAULT_CAPS
 from workflowmaster.blocks.ignore import Rules
-from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
+from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.scanning import Scan
 from workflowmaster.blocks.stamps import Known
 from workflowmaster.blocks.trees import show
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from workflowmaster.blocks.history import History
+    from workflowmaster.blocks.objectstore import ObjectStore
 
 _ORIGIN = "refs/workflowmaster/origin"
 _BASE = "refs/workflowmaster/base"

@@ -52,9 +52,9 @@ class Exchange:
 
     def make(self, user: tuple[int, int]) -> Exchange:
         """Create both folders; the outward one belongs to the container's user."""
-        self.inward.mkdir(parents=True)
+        self.inward.mkdir(parents=True, exist_ok=True)
         self.inward.chmod(0o755)
-        self.outward.mkdir()
+        self.outward.mkdir(exist_ok=True)
         self.outward.chmod(0o755)
         if os.geteuid() == 0:
             os.chown(self.outward, *user)

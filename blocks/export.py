@@ -21,7 +21,8 @@ from pygit2.enums import DiffOption
 
 from workflowmaster.blocks.history import AUTHOR, History
 from workflowmaster.blocks.ignore import EVERYTHING, Rules
-from workflowmaster.blocks.objectstore import LARGE, ObjectStore, WorkspaceError
+from workflowmaster.blocks.objectstore import LARGE, ObjectStore
+from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.trees import GITLINK, Entry, Listing, is_file, is_tree, show
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.objectstore import WorkspaceError
+from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.trees import show
 
 if TYPE_CHECKING:
@@ -141,8 +141,9 @@ def _clear(fd: int, top: int, spare: Iterator[str]) -> list[str]:
         if not is_directory:
             os.unlink(name, dir_fd=fd)
             continue
-        target = next(spare)
-        _rename(fd, name, top, target)
+        target = name if fd == top else next(spare)
+        if fd != top:
+            _rename(fd, name, top, target)
         moved.append(target)
     return moved
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
+from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.trees import DIRECTORY, EMPTY_TREE, FILE, Entry, Listing, is_file, is_tree, show
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pygit2
 
     from workflowmaster.blocks.ignore import Rules
+    from workflowmaster.blocks.objectstore import ObjectStore
 
 _MERGED = b"file"
 

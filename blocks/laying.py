@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workflowmaster.blocks import handles
-from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
+from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.stamps import Known, Node, Stamp, key_of
 from workflowmaster.blocks.trees import GITLINK, MAX_DEPTH, SYMLINK, Entry, bad_name, is_file, is_tree, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from workflowmaster.blocks.objectstore import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,11 +94,17 @@ def _sources(log: Callable[[str], None]) -> list[str]:
 
 
 def _configured() -> list[str]:
-    # apt knows an origin only after an update, so an empty answer also means "lists are missing".
     asked = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
-    lines = _run(["apt-get", "indextargets", "--format", asked, "Created-By: Packages"]).splitlines()
-    parts = sorted({line for line in lines if line.split("|")[0] in ("Debian", "Ubuntu")}, key=lines.index)
-    return ["deb {1} {2} {3}".format(*line.split("|")) for line in parts]
+    return own_sources(_run(["apt-get", "indextargets", "--format", asked, "Created-By: Packages"]))
+
+
+def own_sources(targets: str) -> list[str]:
+    """Return one-line apt sources for the lines `origin|uri|suite|component` that are Debian's or Ubuntu's own.
+
+    apt knows an origin only after an update; before, nothing is returned.
+    """
+    lines = dict.fromkeys(targets.splitlines())
+    return ["deb {1} {2} {3}".format(*line.split("|")) for line in lines if line.split("|")[0] in ("Debian", "Ubuntu")]
 
 
 def _mmdebstrap(recipe: Path, archive: Path, sources: list[str]) -> list[str]:

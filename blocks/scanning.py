@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workflowmaster.blocks import handles
-from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
+from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.stamps import Key, Known, Node, Stamp, kernel_now, key_of, settled
 from workflowmaster.blocks.trees import (
     DIRECTORY,
@@ -32,6 +32,7 @@ from workflowmaster.blocks.trees import (
 
 if TYPE_CHECKING:
     from workflowmaster.blocks.ignore import Rules
+    from workflowmaster.blocks.objectstore import ObjectStore
 
 MAX_PATH = 4095
 """Bytes of a path that git and most tools can still open."""

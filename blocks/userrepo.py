@@ -22,13 +22,15 @@ from pygit2.enums import FileStatus, FilterMode
 from workflowmaster.blocks import handles
 from workflowmaster.blocks.caps import DEFAULT_CAPS
 from workflowmaster.blocks.ignore import Rules, rules_from
-from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
+from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.scanning import Scan
 from workflowmaster.blocks.stamps import Known
 from workflowmaster.blocks.trees import DIRECTORY, EXECUTABLE, FILE, GITLINK, SYMLINK, Entry, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from workflowmaster.blocks.objectstore import ObjectStore
 
 _TRACKED = (
     FileStatus.WT_MODIFIED

@@ -29,7 +29,8 @@ from workflowmaster.blocks.history import AUTHOR, History
 from workflowmaster.blocks.ignore import Rules
 from workflowmaster.blocks.joining import MergeConflict
 from workflowmaster.blocks.laying import Laying
-from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError, disk_errors
+from workflowmaster.blocks.objectstore import ObjectStore
+from workflowmaster.blocks.refusal import WorkspaceError, disk_errors
 from workflowmaster.blocks.scanning import Scan
 from workflowmaster.blocks.stamps import Known
 from workflowmaster.blocks.throwaway import make_repository

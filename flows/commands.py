@@ -2,8 +2,8 @@
 
 Most fences in prose are illustrations: file contents, examples, sketches. Running one of those does harm that cannot
 be undone, while not running a real command only hands it to the agent, who reads it anyway. So a text is a command only
-if every line of it passes every test here, and a doubt is a no. The accepted cost: scripts with functions, loops over
-globs in odd places or here-documents stay agent work.
+if every line of it passes every test here, and a doubt is a no. The accepted cost: scripts with functions, loops,
+substitutions or here-documents stay agent work.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ SHELLS = frozenset(("bash", "sh", "shell", "zsh", "console", "shell-session", "t
 _TRANSCRIPTS = frozenset(("console", "shell-session", "terminal"))
 _PROMPT_SIGN = re.compile(r"^\s*[$%]\s+")
 _PLACEHOLDER = re.compile(
-    r"<[A-Za-z][\w .|-]*>|\{\{.*?\}\}|\[(?:[A-Z][A-Za-z0-9_ ]*|N+|[a-z]+ [a-z ]+)\]|(?<!\.)\.\.\.(?![./\w])|…"
+    r"<[A-Za-z][\w .|-]*>|\{\{.*?\}\}|\[(?:[A-Z][A-Za-z0-9_ ]*|N+|[a-z]+ [a-z ]+)\]|(?<![./\w])\.\.\.|…"
     r"|\b(?:YOUR|MY)_\w+|path/to/|\bexample\.(?:com|org)\b|\bxxx+\b",
 )
 _ILLUSTRATION = re.compile(
-    r"#.*\b(example|adjust|for instance|e\.g\.|something like|pseudo|placeholder|optional)\b", re.I
+    r"#.*\b(example|adjust|for instance|e\.g\.|something like|pseudo|placeholder|optional)\b", re.IGNORECASE
 )
 _HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?\w+")
-_AGENT_LINE = re.compile(r"\s*/[\w-]+:[\w-]+")
+_AGENT_LINE = re.compile(r"^\s*/[\w-]+:[\w-]+", re.MULTILINE)
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _SCRIPT = re.compile(r"(\./)?[\w.-]+(/[\w.-]+)*\.(sh|py|bash)|\./[\w./-]+|(scripts|bin|tools)/[\w./-]+")
 _SEPARATORS = frozenset((";", "&&", "||", "|", "&", "|&"))
+_SIGNS = frozenset("();<>|&")
+_BRACKETS = frozenset("()")
+_SUBSTITUTION = re.compile(r"`|\$\(")
 _KEYWORDS = frozenset(
     (
         "!",
@@ -119,15 +122,16 @@ def is_command(text: str) -> bool:
 def _refusal(text: str) -> str:
     if text.lstrip().startswith("#!"):
         return "it is the content of a script file"
-    if found := _HERE_DOCUMENT.search(text):
-        return f"it writes a text of its own ({found[0]})"
-    for line in text.split("\n"):
-        if _AGENT_LINE.match(line):
-            return "it calls an agent"
-        if _ILLUSTRATION.search(line):
-            return "it calls itself an example"
-    if found := _PLACEHOLDER.search(_without_comments(text)):
-        return f"it holds a placeholder ({found[0]})"
+    bare = _without_comments(text)
+    for pattern, subject, why in (
+        (_HERE_DOCUMENT, text, "it writes a text of its own"),
+        (_AGENT_LINE, text, "it calls an agent"),
+        (_ILLUSTRATION, text, "it calls itself an example"),
+        (_SUBSTITUTION, bare, "it computes its own words"),
+        (_PLACEHOLDER, bare, "it holds a placeholder"),
+    ):
+        if found := pattern.search(subject):
+            return f"{why} ({found[0].strip()[:40]})"
     return _unknown_word(text)
 
 
@@ -159,7 +163,7 @@ def _commands(text: str) -> Iterator[list[str]]:
             if word in _SEPARATORS:
                 yield from [words] if words else []
                 words = []
-            elif not words and word in _KEYWORDS or word in ("(", ")", ";;", "$("):
+            elif (not words and word in _KEYWORDS) or (set(word) <= _SIGNS and set(word) & _BRACKETS):
                 raise ValueError(f"{word!r} begins a construct")
             elif words or not _ASSIGNMENT.fullmatch(word):
                 words.append(word)

@@ -128,7 +128,7 @@ async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
     queue = ReadyQueue(journey.plan.tasks)
     runtime = Runtime(
         journey=journey,
-        parking=Parking(journey),
+        parking=journey.parking or Parking(journey),
         slots=Slots(journey.parallel),
         rank=queue.rank,
         on_line=watcher.step_log,
@@ -144,7 +144,7 @@ async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
         await ending.conclude(journey, aborted="it was interrupted")
         raise
     finally:
-        await runtime.parking.close()
+        runtime.parking.close()
         runtimes.pop(journey.id, None)
 
 

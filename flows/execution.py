@@ -24,6 +24,7 @@ from workflowmaster.flows.plan import Step, StepResult, StepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from workflowmaster.blocks.container import Ending
     from workflowmaster.flows.journey import Journey
@@ -63,6 +64,7 @@ async def run(attempt: Attempt) -> StepResult:
     """Run the step's work and its check. Raises StepFailed, SandboxUnavailable or WorkspaceError."""
     journey, step = attempt.journey, attempt.step
     parked = await attempt.parking.take(step, attempt.number)
+    checking = attempt.parking.park(step, attempt.number, "check") if step.check else None
     started = time.time()
     try:
         await _fill(attempt, parked)
@@ -71,11 +73,17 @@ async def run(attempt: Attempt) -> StepResult:
         reason, cause = explain(receipt, step.timeout_seconds)
         reason, cause = (reason, cause) if reason else (fault, "failure" if fault else "")
         commit, findings = await _take_in(attempt, parked, keep=not reason or step.continue_on_error)
+    except BaseException:
+        if checking:
+            attempt.parking.discard(checking)
+        raise
     finally:
         _leave(journey, parked)
     receipts = [receipt]
-    if step.check and not reason:
-        receipts.append(await _check(attempt, commit))
+    if checking and reason:
+        attempt.parking.discard(checking)
+    elif checking:
+        receipts.append(await _check(attempt, checking, commit))
         reason, cause = explain(receipts[-1], step.timeout_seconds)
         reason = reason and f"its check failed: {reason}"
     result = StepResult(
@@ -220,10 +228,10 @@ async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str
     return await in_git(journey, take)
 
 
-async def _check(attempt: Attempt, commit: str) -> Receipt:
+async def _check(attempt: Attempt, checking: Future[Parked], commit: str) -> Receipt:
     """Run the step's check in a container of its own, on a copy of the tree that the work left."""
     journey, step = attempt.journey, attempt.step
-    parked = await attempt.parking.park(step, attempt.number, "check")
+    parked = await attempt.parking.arrived(checking)
 
     def fill() -> None:
         if parked.tree:

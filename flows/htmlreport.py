@@ -156,5 +156,5 @@ def _timeline_hint(outcome: Outcome) -> str:
 
 def _footer(outcome: Outcome) -> Markup:
     run = f" · flow run {outcome.state.flow_run_id}" if outcome.state.flow_run_id else ""
-    words = f"WorkflowMaster {outcome.state.plan.compiler} · plan {outcome.state.plan.workflow_hash}{run}"
+    words = f"WorkflowMaster, compiler {outcome.state.plan.compiler} · plan {outcome.state.plan.workflow_hash}{run}"
     return element("footer", joined([words]))

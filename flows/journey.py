@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 from workflowmaster import policies
 from workflowmaster.blocks.engine import Engine, SandboxUnavailable
 from workflowmaster.blocks.owner import Owner
-from workflowmaster.blocks.workspace import Store
+from workflowmaster.blocks.workspace import Store, remove_tree
 from workflowmaster.flows import compiler, folders, prompts
 from workflowmaster.flows.audit import AuditLog
 from workflowmaster.flows.diagnostics import PromptError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from workflowmaster.blocks.receipt import Receipt
+    from workflowmaster.flows.parking import Parking
     from workflowmaster.flows.settings import Settings
 
 STEP_USER = 1000
@@ -120,6 +121,8 @@ class Journey:
     """Step id → what the containers of its failed attempts did."""
     infrastructure: list[str] = field(default_factory=list)
     """Troubles that were not the steps' own."""
+    parking: Parking | None = None
+    """Containers that were started before the flow was; None where the flow makes its own."""
     crash: Exception | None = None
     """What ended the flow itself, kept because Prefect only hands out its text."""
     owner: Owner = field(default_factory=Owner.me)
@@ -211,7 +214,11 @@ def prepare(
     images = fixed.images if fixed else pin(plan, engine)
     folder = resume or folders.create(folders.new_id())
     with _undone(folder, new=resume is None) as lock:
-        if not resume:
+        if resume:
+            # What a killed owner left there belongs to containers that are gone.
+            remove_tree(resume.trees)
+            remove_tree(resume.exchange)
+        else:
             _keep_prompt(folder, plan, fixed.prompt if fixed else Path(options.prompt))
         root = os.geteuid() == 0
         user = (STEP_USER, STEP_USER) if root else (os.geteuid(), os.getegid())

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from workflowmaster.blocks.container import SCRATCH, WORKSPACE, Container, ContainerRequest, Mount
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
-from workflowmaster.flows.invocation import argv
 from workflowmaster.flows.folders import safe
+from workflowmaster.flows.invocation import argv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from workflowmaster.flows.journey import Journey
@@ -96,13 +97,16 @@ class Trees:
 
 
 class Parking:
-    """The containers that wait. All methods belong to the event loop's thread."""
+    """The containers that wait. Its methods belong to one thread; the starting itself happens in others.
+
+    It needs no event loop, so that the first containers can be started while Prefect is still being imported.
+    """
 
     def __init__(self, journey: Journey) -> None:
         self.journey = journey
         self.trees = Trees(journey.folder.trees)
         self.enabled = True
-        self._waiting: dict[str, asyncio.Task[Parked]] = {}
+        self._waiting: dict[str, Future[Parked]] = {}
         self._limit = max(AHEAD, min(journey.parallel, 2 * (os.cpu_count() or 1) + AHEAD))
 
     def ahead(self, steps: Iterable[Step]) -> None:
@@ -111,74 +115,85 @@ class Parking:
             if not self.enabled or len(self._waiting) >= self._limit:
                 return
             if step.in_container and step.id not in self._waiting and step.id not in self.journey.running:
-                self._waiting[step.id] = asyncio.create_task(self.park(step, 1, "work"))
+                self._waiting[step.id] = self.park(step, 1, "work")
 
     async def take(self, step: Step, attempt: int) -> Parked:
         """Hand out the step's container: the one that waits, or a fresh one. Raises SandboxUnavailable."""
         waiting = self._waiting.pop(step.id, None) if attempt == 1 else None
         if waiting is not None:
             try:
-                return await waiting
+                parked = await self.arrived(waiting)
             except SandboxUnavailable as error:
                 log.warning("parking a container for %s failed, starting it anew: %s", step.id, error)
-        return await self.park(step, attempt, "work")
+            else:
+                if parked.container.request.policy == self.journey.policies[step.id]:
+                    return parked
+                # The server's document of the policy came after this one was parked: its limits are not those.
+                await asyncio.to_thread(parked.container.remove)
+        return await self.fresh(step, attempt, "work")
 
-    async def park(self, step: Step, attempt: int, purpose: str) -> Parked:
-        """Create, start and park a container for one attempt."""
+    async def fresh(self, step: Step, attempt: int, purpose: str) -> Parked:
+        """Start a container that is wanted at once."""
+        return await self.arrived(self.park(step, attempt, purpose))
+
+    async def arrived(self, starting: Future[Parked]) -> Parked:
+        """Wait for a container that is being started. Raises SandboxUnavailable."""
+        try:
+            return await asyncio.shield(asyncio.wrap_future(starting))
+        except asyncio.CancelledError:
+            # The thread cannot be interrupted, and what it makes must not be left behind.
+            starting.add_done_callback(_remove)
+            raise
+
+    def park(self, step: Step, attempt: int, purpose: str) -> Future[Parked]:
+        """Begin to create, start and park a container for one attempt, in a thread."""
         journey = self.journey
         policy = journey.policies[step.id]
         tree = self.trees.reserve(step) if policy.workspace != "none" else None
         name = "-".join([journey.id, safe(step.id), str(attempt), *([purpose] if purpose != "work" else [])])
         user = container_user(journey, policy.user)
-        exchange = Exchange(journey.folder.exchange / name).make(user)
+        exchange = Exchange(journey.folder.exchange / name)
         mounts = list(exchange.mounts)
         if tree:
             mounts.append(Mount(tree.path, WORKSPACE, writable=policy.workspace in ("rw", "copy")))
-        labels = {"workflow": journey.id, "step": step.id, "attempt": str(attempt), **journey.owner.labels()}
         request = ContainerRequest(
             name=name,
             image_id=journey.record.images[step.image],
             policy=policy,
             argv=argv(step, purpose, journey.record.options.agent or journey.settings.agent),
             mounts=tuple(mounts),
-            labels=labels,
+            labels={"workflow": journey.id, "step": step.id, "attempt": str(attempt), **journey.owner.labels()},
             user=f"{user[0]}:{user[1]}",
             workdir=WORKSPACE if tree else SCRATCH,
         )
-        container = await self._start(Container(journey.engine, request))
-        return Parked(container, exchange, tree)
 
-    async def _start(self, container: Container) -> Container:
-        def start() -> Container:
-            with self.journey.starts:
-                return container.park()
+        def start() -> Parked:
+            exchange.make(user)
+            with journey.starts:
+                return Parked(Container(journey.engine, request).park(), exchange, tree)
 
-        loop = asyncio.get_running_loop()
-        starting = loop.run_in_executor(self.journey.threads, start)
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # The thread cannot be interrupted, and what it makes must not be left behind.
-            starting.add_done_callback(lambda done: done.exception() or container.remove())
-            raise
+        return journey.threads.submit(start)
+
+    def discard(self, starting: Future[Parked]) -> None:
+        """Remove a container that is not wanted after all, as soon as it has started."""
+        starting.add_done_callback(_remove)
 
     def drop(self, step_ids: Sequence[str]) -> None:
         """Remove the containers of steps that will not run."""
         for step_id in step_ids:
             if waiting := self._waiting.pop(step_id, None):
-                waiting.add_done_callback(self._discard)
+                waiting.add_done_callback(_remove)
             self.trees.release(step_id)
 
-    def _discard(self, done: asyncio.Task[Parked]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            self.journey.threads.submit(done.result().container.remove)
+    def close(self) -> None:
+        """Remove everything that still waits; whoever closes the threads waits for that."""
+        self.drop(list(self._waiting))
 
-    async def close(self) -> None:
-        """Remove everything that still waits."""
-        waiting, self._waiting = list(self._waiting.values()), {}
-        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
-            if isinstance(outcome, Parked):
-                self.journey.threads.submit(outcome.container.remove)
+
+def _remove(done: Future[Parked]) -> None:
+    """Remove a container nobody wants, in the thread that made it."""
+    if not done.cancelled() and done.exception() is None:
+        done.result().container.remove()
 
 
 def container_user(journey: Journey, kind: str) -> tuple[int, int]:

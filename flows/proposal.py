@@ -136,7 +136,7 @@ def _verify(outcome: Outcome) -> str:
 def _origin(outcome: Outcome) -> str:
     state = outcome.state
     return (
-        f"Made by WorkflowMaster {inline(state.plan.compiler)} from {code(state.plan.prompt.path)} "
+        f"Made by WorkflowMaster, compiler {inline(state.plan.compiler)}, from {code(state.plan.prompt.path)} "
         f"(`{short(state.plan.prompt.sha256)}`); workflow {code(state.workflow_id)}, "
         f"plan `{short(state.plan.workflow_hash)}`."
     )

@@ -16,7 +16,7 @@ from workflowmaster.flows.plaintext import one_line
 from workflowmaster.flows.wording import WORKFLOW_WORDS, counted, duration, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from workflowmaster.blocks.receipt import Receipt
     from workflowmaster.flows.plan import Decision, Step, StepResult, StepStatus
@@ -36,7 +36,7 @@ class Bar:
     purpose: Literal["work", "check", "host"]
     attempt: int = 1
     queued: float = 0.0
-    """Seconds before go that the step was ready and waited for a slot."""
+    """Seconds before go that the step was ready and waited, for a slot or for its container."""
     parked: float = 0.0
     """Seconds before go that its container stood prepared."""
 
@@ -74,8 +74,8 @@ class Row:
 
     @property
     def queued(self) -> float | None:
-        """Seconds waited for a slot over all attempts; None without a container."""
-        return sum(r.queued_seconds for r in self.receipts) if self.receipts else None
+        """Seconds it was ready and waited, over all attempts; None without a container."""
+        return sum(_waits(self.receipts)) if self.receipts else None
 
     @property
     def seconds(self) -> float | None:
@@ -226,9 +226,9 @@ def _bars(step: Step, result: StepResult, origin: float) -> tuple[Bar, ...]:
     if result.receipts:
         attempts = 0
         bars = []
-        for receipt in result.receipts:
+        for receipt, queued in zip(result.receipts, _waits(result.receipts), strict=True):
             attempts += receipt.purpose == "work"
-            bars.append(_container_bar(receipt, max(1, attempts), origin or result.started_at))
+            bars.append(_container_bar(receipt, queued, max(1, attempts), origin or result.started_at))
         return tuple(bars)
     if result.status in ("skipped", "blocked", "pending") or not result.started_at:
         return ()
@@ -237,7 +237,7 @@ def _bars(step: Step, result: StepResult, origin: float) -> tuple[Bar, ...]:
     return (Bar(begin, begin + result.seconds, verdict, "host"),)
 
 
-def _container_bar(receipt: Receipt, attempt: int, origin: float) -> Bar:
+def _container_bar(receipt: Receipt, queued: float, attempt: int, origin: float) -> Bar:
     begin = max(0.0, receipt.started_at - origin)
     good = receipt.exit_code == 0 and not (receipt.timed_out or receipt.refused)
     return Bar(
@@ -246,9 +246,18 @@ def _container_bar(receipt: Receipt, attempt: int, origin: float) -> Bar:
         "ok" if good else "bad",
         "check" if receipt.purpose == "check" else "work",
         attempt,
-        min(receipt.queued_seconds, begin),
+        min(queued, begin),
         min(receipt.parked_seconds, begin),
     )
+
+
+def _waits(receipts: Iterable[Receipt]) -> list[float]:
+    """Return how long each container's go was waited for, not counting what an earlier container of the step did."""
+    waits, reached = [], 0.0
+    for receipt in receipts:
+        waits.append(max(0.0, min(receipt.queued_seconds, receipt.started_at - reached)))
+        reached = max(reached, receipt.started_at + receipt.seconds)
+    return waits
 
 
 def _mark(row: Row, *, critical: bool) -> Row:

@@ -139,21 +139,25 @@ def environment_section(outcome: Outcome) -> Markup:
         element("tr", element("td", element("code", name)), element("td", element("code", image_id)))
         for name, image_id in sorted(outcome.state.images.items())
     ]
-    policies = [
-        element("tr", element("td", name), element("td", count, class_="num"), element("td", held or "none recorded"))
-        for name, count, held in _policies(outcome)
+    policies = _policies(outcome)
+    read_back = "; controls were read back from the engine" if any(controls for _, controls, _ in policies) else ""
+    rows = [
+        element(
+            "tr", element("td", name), element("td", controls or "not recorded"), element("td", count, class_="num")
+        )
+        for name, controls, count in policies
     ]
     return element(
         "section",
         element("h2", "Environment"),
-        element("p", "Images are pinned to ids; controls were read back from the engine.", class_="hint"),
+        element("p", f"Images are pinned to ids{read_back}.", class_="hint"),
         _table(("Image", "Id"), images) if images else None,
-        _table(("Policy", "Containers", "Controls in force"), policies, numeric=(1,)) if policies else None,
-        element("p", "No container ran.", class_="hint") if not images and not policies else None,
+        _table(("Policy", "Controls in force", "Containers"), rows, numeric=(2,)) if rows else None,
+        element("p", "No container ran.", class_="hint") if not images and not rows else None,
     )
 
 
-def _policies(outcome: Outcome) -> list[tuple[str, int, str]]:
+def _policies(outcome: Outcome) -> list[tuple[str, str, int]]:
     receipts = [receipt for row in outcome.rows for receipt in row.receipts if not row.reused]
     names = sorted({receipt.policy for receipt in receipts})
     found = []
@@ -161,7 +165,7 @@ def _policies(outcome: Outcome) -> list[tuple[str, int, str]]:
         own = [receipt.enforced for receipt in receipts if receipt.policy == name]
         # Only what held in every container of the policy may be claimed for it.
         common = set(own[0]).intersection(*own[1:])
-        found.append((name, len(own), ", ".join(sorted(common))))
+        found.append((name, ", ".join(sorted(common)), len(own)))
     return found
 
 

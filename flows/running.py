@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from workflowmaster.flows import embedded
 from workflowmaster.flows.embedded import EmbeddedServer
 from workflowmaster.flows.journey import Journey, keep
+from workflowmaster.flows.parking import Parking
+from workflowmaster.flows.scheduling import ReadyQueue
 from workflowmaster.flows.settings import home
 from workflowmaster.flows.sweeping import sweep
 
@@ -81,6 +83,10 @@ def server() -> Iterator[EmbeddedServer | None]:
 def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> WorkflowState:
     """Run a prepared journey to its end and return the state it left. KeyboardInterrupt after an orderly stop."""
     sweep(journey.engine, workflow=journey.id)
+    if not journey.record.flow_run_id:
+        # Most of a start is waiting for the engine: let it work while this process imports Prefect.
+        journey.parking = Parking(journey)
+        journey.parking.ahead(ReadyQueue(journey.plan.tasks).upcoming((), journey.parallel))
     gc.disable()
     from workflowmaster.flows import delivery
 

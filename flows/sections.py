@@ -18,8 +18,9 @@ from workflowmaster.flows.vocabulary import SectionKind, section_kind, vocabular
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_HEADING_IN_FENCE = re.compile(r"#\s+\S", re.MULTILINE)
-_QUOTING = frozenset(("", "markdown", "md", "text", "prompt"))
+_TITLE_IN_FENCE = re.compile(r"^# +\S", re.MULTILINE)
+_SECTION_IN_FENCE = re.compile(r"^## +\S", re.MULTILINE)
+_MARKDOWN = frozenset(("markdown", "md"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,11 @@ def parts_of(root: Section) -> Part:
 
 
 def is_quotation(block: Block) -> bool:
-    """Whether a fence quotes a whole document: untagged or Markdown, with a first-level heading of its own."""
-    return block.kind == "fence" and block.info.lower() in _QUOTING and bool(_HEADING_IN_FENCE.search(block.text))
+    """Whether a fence quotes a whole document: Markdown with a title, or untagged with a title and sections."""
+    if block.kind != "fence" or not _TITLE_IN_FENCE.search(block.text):
+        return False
+    language = block.info.lower()
+    return language in _MARKDOWN or (not language and bool(_SECTION_IN_FENCE.search(block.text)))
 
 
 def items(block: Block) -> Iterator[tuple[Block, Inline]]:

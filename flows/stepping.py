@@ -67,7 +67,7 @@ def _whole(draft: Draft, context: Context) -> Step:
         image="" if hosted else keys.image or context.front.keys.image or context.options.default_image,
         work=draft.work,
         check=draft.check,
-        env=_environment(draft, context),
+        env=environment(read, context),
         secrets=_secrets(read, context),
         inputs=_files(read, context.report),
         outputs=_outputs(read, context.report),
@@ -79,7 +79,7 @@ def _whole(draft: Draft, context: Context) -> Step:
         approval=keys.approval,
         cache=next((given for given in (keys.cache, context.front.keys.cache) if given is not None), False),
         resources=resources(read, granted, context),
-        network=_network(read, context),
+        network=network(read, context),
         checkpoint=keys.checkpoint,
         git=draft.kind == "agent" if keys.git is None else keys.git,
         on_retry=keys.on_retry,
@@ -146,11 +146,13 @@ def _plain_retries(count: int, backoff: Any) -> Retries:
     return Retries(max=count, backoff=backoff)
 
 
-def _environment(draft: Draft, context: Context) -> dict[str, str]:
-    for read in (context.front, draft.read):
-        for name in read.keys.env:
-            _environment_name(name, read.located.key("env", name), context.report)
-    return {**context.front.keys.env, **draft.read.keys.env}
+def environment(read: Read[StepAttributes], context: Context) -> dict[str, str]:
+    """Return the variables of a step: the file's, then its own. Reports names that cannot be variables."""
+    places = (context.front.located, read.located)
+    for keys, located in zip((context.front.keys, read.keys), places, strict=True):
+        for name in keys.env:
+            _environment_name(name, located.key("env", name), context.report)
+    return {**context.front.keys.env, **read.keys.env}
 
 
 def _environment_name(name: str, place: Place, report: Report) -> None:
@@ -190,7 +192,8 @@ def _outputs(read: Read[StepAttributes], report: Report) -> tuple[str, ...]:
     return read.keys.outputs
 
 
-def _network(read: Read[StepAttributes], context: Context) -> Network | None:
+def network(read: Read[StepAttributes], context: Context) -> Network | None:
+    """Return the hosts a step may reach: its own words, else the file's, else None. Reports names that are no hosts."""
     if read.given("network"):
         owner, keys = read.located, read.keys.network
     elif context.front.given("network"):

@@ -213,7 +213,7 @@ def _legend(outcome: Outcome, frame: Frame, y: float) -> Markup | None:
         ("bar bad", "failed", any(b.verdict == "bad" for _, b in bars)),
         ("bar host", "on the host", any(b.purpose == "host" and b.verdict == "ok" for _, b in bars)),
         ("bar parked", "container prepared", any(_seen(frame, b, b.parked) for _, b in bars)),
-        ("queued", "waiting for a slot", any(_seen(frame, b, b.queued) for _, b in bars)),
+        ("queued", "ready, waiting", any(_seen(frame, b, b.queued) for _, b in bars)),
         ("bar wait", "waiting for a person", any(b.verdict == "wait" for _, b in bars)),
         ("gap", "not to scale", bool(frame.axis.folds)),
     ]

@@ -84,7 +84,7 @@ def check_tmp(candidate: SecurityPolicy, base: SecurityPolicy) -> Finding | None
     wider = [
         *([f"size {show_size(ours.size)} > {show_size(theirs.size)}"] if ours.size > theirs.size else []),
         *(["exec"] if ours.exec and not theirs.exec else []),
-        *([f"inodes {ours.inodes} > {theirs.inodes}"] if _above(ours.inodes, theirs.inodes) else []),
+        *([f"inodes {ours.inodes or 'unlimited'} > {theirs.inodes}"] if _above(ours.inodes, theirs.inodes) else []),
     ]
     return Finding("tmp", "is wider", ", ".join(wider)) if wider else None
 

@@ -43,7 +43,8 @@ class PolicyError(ValueError):
 class Tmp(BaseModel):
     """The `/tmp` of a container, in memory: what lies there counts as memory of the container."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The descriptions are read back into docs/policies.md and the JSON schema, so they are written once.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     size: Size = Field(gt=0)
     """Bytes."""
@@ -56,7 +57,7 @@ class Tmp(BaseModel):
 class SecurityPolicy(BaseModel):
     """What a container under this name may do and use. Frozen; unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")
     """Lower case, as in `--policy NAME` and `security-policy: NAME`."""

@@ -17,47 +17,11 @@ from workflowmaster.flows.elements import VOID, Markup, element, number
 from workflowmaster.flows.report import html
 
 ALLOWED = set(
-    [
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "main",
-        "header",
-        "section",
-        "footer",
-        "div",
-        "p",
-        "span",
-        "h1",
-        "h2",
-        "h3",
-        "dl",
-        "dt",
-        "dd",
-        "ul",
-        "li",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "code",
-        "pre",
-        "a",
-        "details",
-        "summary",
-        "svg",
-        "g",
-        "rect",
-        "line",
-        "path",
-        "circle",
-        "text",
-    ]
+    re.findall(
+        r"\w+",
+        "html head meta title style body main header section footer div p span h1 h2 h3 dl dt dd ul li table thead tbody tr"
+        " th td code pre a details summary svg g rect line path circle text",
+    )
 )
 
 
@@ -180,7 +144,7 @@ def test_the_page_tells_the_whole_story(failed_state):
         "to be judged A maintainer is happy",
         "logo.png binary",
         "workflowmaster/step:1 sha256:4f5c4f5c",
-        "standard 4 capabilities, memory, network, user",
+        "standard capabilities, memory, network, user 4",
     ):
         assert words in text, words
 
@@ -202,7 +166,7 @@ def test_only_what_held_in_every_container_is_claimed(make):
     plan = make.plan(make.step("a"), make.step("b"))
     less = make.result("b", make.receipt(1, 1, enforced=("user",)))
     text = Page(html(make.state(plan, [make.result("a", make.receipt(0, 1)), less]), {})).text
-    assert "standard 2 user WorkflowMaster" in text
+    assert "standard user 2 WorkflowMaster" in text
 
 
 @pytest.mark.parametrize(("status", "word"), [("completed", "met"), ("failed", "not met"), ("skipped", "not proved")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -210,6 +210,7 @@ def test_code_renders_as_its_letters_also_in_a_table(attack):
     assert codes == [one_line(attack).replace("<!--", "<!\u200b--")]
 
 
+@example("```\n# out\n````")
 @given(st.text(alphabet=st.sampled_from("`ab \n|<")))
 def test_a_fence_holds_whatever_is_in_it(text):
     found = tokens(quoting.fence(text, "sh"))

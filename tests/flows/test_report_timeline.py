@@ -202,6 +202,15 @@ def test_times_count_from_the_start_and_failures_of_containers_show(make):
     assert a.retried
 
 
+def test_a_wait_does_not_count_what_an_earlier_container_did(make):
+    # As measured in a real run: the check's wait was counted from when the step became ready, not from the work's end.
+    work = make.receipt(2.72, 0.05, queued_seconds=2.37)
+    check = make.receipt(3.11, 0.07, queued_seconds=2.75, purpose="check")
+    row = read(make.state(make.plan(make.step("a")), [make.result("a", work, check)])).rows[0]
+    assert [round(bar.queued, 2) for bar in row.bars] == [2.37, 0.34]
+    assert row.queued == pytest.approx(2.71)
+
+
 def test_the_critical_path_follows_the_need_that_ended_last(make):
     steps = [make.step("a"), make.step("slow", "a"), make.step("quick", "a"), make.step("end", "slow", "quick")]
     outcome = read(make.state(make.plan(*steps), make.scheduled(steps, {"slow": 9.0, "quick": 1.0}, slots=2)))

@@ -70,16 +70,8 @@ def test_reflexive(any_policy):
     assert looser(any_policy, any_policy) == ()
 
 
-@given(ordered(), st.data())
-def test_transitive(pair, data):
-    loose, middle = pair
-    strict = data.draw(policy())
-    if not looser(strict, middle):
-        assert looser(strict, loose) == ()
-
-
 @given(ordered(), policy())
-def test_transitive_along_a_chain(pair, other):
+def test_transitive(pair, other):
     loose, middle = pair
     strict = middle
     for field in middle.controls:
@@ -134,7 +126,7 @@ def test_every_enforced_field_has_its_control():
         ("cpus", 1.5, 1, "1.5 > 1"),
         ("disk", None, "1g", "unbounded > 1g"),
         ("result_cap", "2g", "1g", "2g > 1g"),
-        ("tmp", {"size": "2m", "exec": True}, {"size": "1m", "exec": False, "inodes": 99}, "size 2m > 1m, exec, inodes None > 99"),
+        ("tmp", {"size": "2m", "exec": True}, {"size": "1m", "exec": False, "inodes": 99}, "size 2m > 1m, exec, inodes unlimited > 99"),
         ("network", "bridge", "none", "bridge instead of none"),
         ("images", ["python", "node*"], ["node*"], "python"),
         ("images", None, ["python"], "instead of python"),
