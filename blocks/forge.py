@@ -134,6 +134,7 @@ class LocalForge:
 
     def open_issue(self, request: IssueRequest) -> Reference:
         """Write `issue.md`; progress noted earlier stays."""
+        # Progress has a life of its own: a resumed run opens the same issue and must not wipe its history.
         _, mark, progress = self._read(self.issue_file).partition(PROGRESS_MARK)
         labels = f"Labels: {', '.join(request.labels)}\n\n" if request.labels else ""
         text = f"# {request.title}\n\n{labels}{_unmarked(request.body)}\n"
@@ -144,6 +145,7 @@ class LocalForge:
 
         Raises ForgeError if `issue` is none of this folder.
         """
+        # Two workflows' folders look alike; writing into the wrong one would be silent.
         if issue.kind != "issue" or issue.location != str(self.issue_file):
             raise ForgeError(f"{issue.location}: not the issue of {self.folder}; pass what open_issue returned")
         text = self._read(self.issue_file).partition(PROGRESS_MARK)[0].rstrip("\n")
@@ -198,6 +200,7 @@ def _unmarked(body: str) -> str:
 
 def _write_atomically(path: Path, data: bytes) -> None:
     """Replace a file in one step that survives a power cut: write beside it, sync, rename, sync the folder."""
+    # In the same folder, because a rename is atomic only within one file system.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -205,6 +208,7 @@ def _write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
+    # Also on Ctrl-C: a half-written file must not be left for the next run to wonder about.
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -11,8 +11,11 @@ the name is given last.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from workflowmaster.blocks import rootfs
 from workflowmaster.blocks.rootfs import ImageBuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["DEFAULT_IMAGE", "RECIPE_LABEL", "BuiltImage", "ImageBuildError", "build", "current", "recipe_hash"]
 
@@ -63,23 +66,25 @@ def build(
 
     Raises ImageBuildError when neither way works, and docker's own DockerException when the engine does not answer.
     """
-    import docker  # noqa: PLC0415 - half a second that `--help` and `check` must not pay
-    from docker.utils import parse_repository_tag  # noqa: PLC0415 - as above
+    import docker
+    from docker.utils import parse_repository_tag
 
     start = time.monotonic()
     client = docker.from_env(timeout=600)
-    found = None if force else current(client, reference)
-    how = "cached"
-    if found is None:
-        found, how = _build(client, log)
-        repository, tag = parse_repository_tag(reference)
-        client.api.tag(found, repository, tag)
+    with _alone():
+        found = None if force else current(client, reference)
+        how = "cached"
+        if found is None:
+            found, how = _build(client, log)
+            _try_out(client, found)
+            repository, tag = parse_repository_tag(reference)
+            client.api.tag(found, repository, tag)
     return BuiltImage(found, reference, time.monotonic() - start, how)
 
 
 def current(client: Any, reference: str = DEFAULT_IMAGE) -> str | None:
     """Return the id of the local image of that name if today's recipe built it, else None."""
-    import docker.errors  # noqa: PLC0415 - as above
+    import docker.errors
 
     try:
         image = client.images.get(reference)
@@ -94,6 +99,30 @@ def recipe_hash() -> str:
     for path in sorted(RECIPE.iterdir()):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until no other process builds: the second one then finds the image of the first."""
+    # The recipe's folder itself is the lock: nothing is left behind, and the kernel frees it with the process.
+    folder = os.open(RECIPE, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _try_out(client: Any, image: str) -> None:
+    """Run the image once before it gets its name: an engine imports even a truncated archive without a word."""
+    from docker.errors import DockerException
+
+    try:
+        client.containers.run(image, ["python3", "-c", "import ssl, venv"], network_mode="none", remove=True)
+    except DockerException as error:
+        with contextlib.suppress(DockerException):
+            client.images.remove(image)
+        raise ImageBuildError(f"the new image does not run, and was removed: {error}") from error
 
 
 def _build(client: Any, log: Callable[[str], None]) -> tuple[str, str]:
@@ -111,8 +140,8 @@ def _build(client: Any, log: Callable[[str], None]) -> tuple[str, str]:
 
 def _pull_base(client: Any, log: Callable[[str], None]) -> str:
     """Make the Dockerfile's base image available. Return why that failed, or nothing."""
-    import docker  # noqa: PLC0415
-    from requests.exceptions import RequestException  # noqa: PLC0415 - docker-py lets its time-outs through
+    import docker
+    from requests.exceptions import RequestException
 
     first = next(line for line in (RECIPE / "Dockerfile").read_text().splitlines() if line.startswith("FROM"))
     base = first.split()[1]
@@ -127,7 +156,7 @@ def _pull_base(client: Any, log: Callable[[str], None]) -> str:
 
 
 def _from_dockerfile(client: Any, log: Callable[[str], None]) -> str:
-    from docker.errors import APIError, BuildError  # noqa: PLC0415
+    from docker.errors import APIError, BuildError
 
     log("building from the Dockerfile")
     try:
@@ -152,14 +181,14 @@ def _import(client: Any, archive: Path, log: Callable[[str], None]) -> str:
 
 def main() -> int:
     """Build the default image and say what was done; what `scripts/setup` calls. Return the exit code."""
-    from docker.errors import DockerException  # noqa: PLC0415 - as above
+    from docker.errors import DockerException
 
     try:
-        image = build(log=lambda line: print(line, file=sys.stderr))  # noqa: T201 - a program's own output
+        image = build(log=lambda line: print(line, file=sys.stderr))
     except (DockerException, ImageBuildError) as error:
-        print(f"the step image was not built: {error}", file=sys.stderr)  # noqa: T201 - as above
+        print(f"the step image was not built: {error}", file=sys.stderr)
         return 4
-    print(f"{image.reference} {image.id[:19]} ({image.how}, {image.seconds:.1f} s)")  # noqa: T201 - as above
+    print(f"{image.reference} {image.id[:19]} ({image.how}, {image.seconds:.1f} s)")
     return 0
 
 

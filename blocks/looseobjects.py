@@ -86,6 +86,16 @@ def stream_in(fd: int, size: int, objects: str) -> bytes:
     return digest.digest()
 
 
+def hash_rest(fd: int, size: int) -> bytes:
+    """Return the id that the rest of an open file has as a blob, and leave the offset where it was."""
+    start = os.lseek(fd, 0, os.SEEK_CUR)
+    digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    while chunk := os.read(fd, _CHUNK):
+        digest.update(chunk)
+    os.lseek(fd, start, os.SEEK_SET)
+    return digest.digest()
+
+
 def stream_out(path: str, fd: int) -> None:
     """Inflate a loose object into a file, leaving out its header."""
     unpacker = zlib.decompressobj()

@@ -87,12 +87,12 @@ class ObjectStore:
             found = self._trees[oid] = {} if oid == EMPTY_TREE else parse(self.read(oid))
         return found
 
-    def write(self, kind: Kind, data: bytes) -> bytes:
-        """Store an object and return its id."""
+    def write(self, kind: Kind, data: bytes, *, held: bytes | None = None) -> bytes:
+        """Store an object and return its id. `held` is an id that is kept alive already and need not be written."""
         header = b"%s %d\0" % (kind.encode(), len(data))
         oid = hashlib.sha1(header + data, usedforsecurity=False).digest()
         path = self._path(oid)
-        if not os.path.exists(path):  # noqa: PTH110 -- pathlib costs more than the write
+        if oid != held and not os.path.exists(path):  # noqa: PTH110 -- pathlib costs more than the write
             looseobjects.install(path, zlib.compress(header + data, 1))
             if kind == "blob":
                 self.bytes_written += len(data)
@@ -106,10 +106,12 @@ class ObjectStore:
         self._trees[oid] = dict(entries)
         return oid
 
-    def write_file(self, fd: int, size: int) -> bytes:
-        """Store the content of an open file from its current offset and return the blob's id."""
+    def write_file(self, fd: int, size: int, *, held: bytes | None = None) -> bytes:
+        """Store the content of an open file from its current offset and return the blob's id; `held` as in `write`."""
         if size < LARGE:
-            return self.write("blob", looseobjects.read_all(fd, size))
+            return self.write("blob", looseobjects.read_all(fd, size), held=held)
+        if held is not None and looseobjects.hash_rest(fd, size) == held:
+            return held
         oid = looseobjects.stream_in(fd, size, str(self.objects))
         self.bytes_written += size
         return oid

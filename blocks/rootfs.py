@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Files are dated at most this, so that two builds from the same packages differ in nothing else. 2024-01-01.
 _EPOCH = "1704067200"
 
+# A system and its archive take 0.7 GB; the rest is left to whatever else runs.
+_ROOM = 4 * 1024**3
+
 _HANDED_ON = ("Acquire::http", "Acquire::https", "Acquire::Check-Valid-Until", "Acquire::Check-Date")
 
 _ADVICE = (
@@ -41,15 +44,29 @@ def made(recipe: Path, log: Callable[[str], None]) -> Iterator[tuple[Path, str]]
     Raises ImageBuildError when this host has neither the tools nor the rights, or the tool fails.
     """
     tool = _tool(log)
-    with tempfile.TemporaryDirectory(prefix="workflowmaster-image-") as folder:
+    with tempfile.TemporaryDirectory(prefix="workflowmaster-image-", dir=_scratch()) as folder:
         archive = Path(folder) / "rootfs.tar"
         log(f"making a root file system with {tool}")
         sources = _sources(log)
         if tool == "mmdebstrap":
-            _run(_mmdebstrap(recipe, archive, sources), stdin="\n".join(sources))
+            _run(_mmdebstrap(recipe, archive, sources), stdin="\n".join(sources), scratch=folder)
         else:
             _debootstrap(recipe, archive, sources)
         yield archive, tool
+
+
+def _scratch() -> str | None:
+    """Return a folder in memory where there is plenty: unpacking there takes half the time. Else None, the default."""
+    import psutil
+
+    memory = Path("/dev/shm")  # noqa: S108 - a fresh folder is made in it
+    try:
+        facts = os.statvfs(memory)
+    except OSError:
+        return None
+    usable = os.access(memory, os.W_OK) and not facts.f_flag & (os.ST_NOEXEC | os.ST_NOSUID | os.ST_NODEV)
+    room = min(facts.f_bavail * facts.f_frsize, psutil.virtual_memory().available)
+    return str(memory) if usable and room > _ROOM else None
 
 
 def _tool(log: Callable[[str], None]) -> str:
@@ -143,9 +160,10 @@ def _debootstrap(recipe: Path, archive: Path, sources: list[str]) -> None:
     _run(["tar", "--create", "--numeric-owner", "--one-file-system", f"--file={archive}", f"--directory={root}", "."])
 
 
-def _run(argv: list[str], *, stdin: str = "") -> str:
+def _run(argv: list[str], *, stdin: str = "", scratch: str = "") -> str:
     """Run a program and return its output. ImageBuildError holds the last lines of what it said."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "SOURCE_DATE_EPOCH": _EPOCH}
+    environment |= {"TMPDIR": scratch} if scratch else {}
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])

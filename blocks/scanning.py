@@ -198,7 +198,7 @@ class Scan:
             return None
         if stat.S_ISLNK(st.st_mode):
             target = os.fsencode(os.readlink(name, dir_fd=here.fd))
-            return self._stamp(key_of(st), Entry(SYMLINK, self.store.write("blob", target)), old)
+            return self._stamp(key_of(st), Entry(SYMLINK, self.store.write("blob", target, held=_held(old))), old)
         if not stat.S_ISREG(st.st_mode):
             self._leave_out(path, f"a {_KINDS.get(stat.S_IFMT(st.st_mode), 'special file')}")
             return None
@@ -225,7 +225,8 @@ class Scan:
             )
             raise WorkspaceError("size", message, files=(show(path),))
         mode = EXECUTABLE if st.st_mode & stat.S_IXUSR else FILE
-        return self._stamp(key_of(st), Entry(mode, self.store.write_file(source, st.st_size)), old)
+        oid = self.store.write_file(source, st.st_size, held=_held(old))
+        return self._stamp(key_of(st), Entry(mode, oid), old)
 
     def _stamp(self, key: Key, entry: Entry, old: Stamp | None) -> Stamp:
         if old is not None and old.entry.oid == entry.oid and _same_kind(old.entry.mode, entry.mode):
@@ -241,6 +242,11 @@ def _unfit(path: bytes, name: str, depth: int) -> str:
     if len(path) > MAX_PATH:
         return f"path longer than {MAX_PATH} bytes"
     return bad_name(os.fsencode(name))
+
+
+def _held(stamp: Stamp | None) -> bytes | None:
+    """Return the object a name stood for, which its tree keeps alive."""
+    return stamp.entry.oid if stamp is not None else None
 
 
 def _same_kind(old: int, new: int) -> bool:

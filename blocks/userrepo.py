@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pygit2
 from pygit2.enums import FileStatus, FilterMode
 
-from workflowmaster.blocks import handles
+from workflowmaster.blocks import handles, indexfile
 from workflowmaster.blocks.caps import DEFAULT_CAPS
 from workflowmaster.blocks.ignore import Rules, rules_from
 from workflowmaster.blocks.refusal import WorkspaceError
@@ -75,8 +75,13 @@ class UserRepo:
     def uncommitted(self) -> list[bytes]:
         """Return the paths that differ from the checked-out commit, untracked ones that are not ignored included."""
         found = []
-        for name, status in self.repo.status().items():
+        absent = self._left_out()
+        for name, status in self._status().items():
             path = os.fsencode(name)
+            if status == FileStatus.WT_DELETED and path in absent:
+                continue
+            if status == FileStatus.INDEX_MODIFIED and self._only_spelling(name):
+                continue
             if status & _TRACKED or (status & FileStatus.WT_NEW and not self._ignored(path)):
                 found.append(path.rstrip(b"/"))
         return sorted(found)
@@ -115,6 +120,31 @@ class UserRepo:
         scan = Scan(store, {}, DEFAULT_CAPS.total_bytes, rules=self._rules_at(path.split(b"/")), lend=False)
         with handles.root(self.root / os.fsdecode(path), lend=False) as fd:
             return Entry(DIRECTORY, scan.run(fd, Known(), path + b"/"))
+
+    def _only_spelling(self, name: str) -> bool:
+        """Return whether index and commit differ only in how old gits wrote a file's mode (100664)."""
+        staged, committed = self.repo.index[name], self.repo.head.peel(pygit2.Tree)[name]
+        modes = (staged.mode, committed.filemode)
+        return (
+            staged.id == committed.id
+            and all(m & 0o170000 == 0o100000 for m in modes)
+            and not (modes[0] ^ modes[1]) & 0o100
+        )
+
+    def _status(self) -> dict[str, int]:
+        try:
+            return self.repo.status()
+        except pygit2.GitError as error:
+            message = (
+                f"The index of {self.root} cannot be read: {error}. For a sparse index, `git sparse-checkout reapply "
+                "--no-sparse-index` helps; for a split one, `git update-index --no-split-index`."
+            )
+            raise WorkspaceError("index", message) from error
+
+    def _left_out(self) -> frozenset[bytes]:
+        """Return the paths that a sparse checkout does not have in the working tree."""
+        path = Path(self.repo.path) / "index"
+        return indexfile.left_out(path.read_bytes()) if path.exists() else frozenset()
 
     def _entry(self, store: ObjectStore, path: bytes) -> Entry | None:
         full = os.fsencode(self.root) + b"/" + path

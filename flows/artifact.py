@@ -31,6 +31,7 @@ MOST_LOGS: Final = 8
 
 def markdown(state: WorkflowState, logs: Mapping[str, str]) -> str:
     """Return the artifact of a run; `logs` are the raw outputs by step id."""
+    # Cards on the run page show nothing but a description, so the text itself starts with the outcome.
     outcome = read(state)
     blocks = [
         f"**{inline(outcome.sentence, 400)}**",
@@ -82,6 +83,7 @@ def _image(outcome: Outcome) -> str:
 
 
 def _failures(outcome: Outcome, logs: Mapping[str, str]) -> str:
+    # The first failures explain the others; all logs are in Prefect's own tab.
     failed = [row for row in outcome.rows if row.status == "failed"][:MOST_LOGS]
     blocks = []
     for row in failed:
@@ -93,6 +95,7 @@ def _failures(outcome: Outcome, logs: Mapping[str, str]) -> str:
 
 def _steps(outcome: Outcome) -> str:
     rows = outcome.rows
+    # An artifact is stored in Prefect's database and sent with every view of the run.
     if len(rows) > MOST_ROWS:
         rows = tuple(row for row in rows if row.status != "completed" or row.retried)[:MOST_ROWS]
     head = ("Step", "Status", "Policy", "Attempts", "Queued", "Time", "Peak memory", "CPU", "Exit")
@@ -105,10 +108,9 @@ def _cells(row: Row) -> list[str]:
     word = "reused" if row.reused else STEP_WORDS[row.status]
     exit_code = row.result.exit_code if row.result else None
     name = f" {inline(row.step.name, 60)}" if row.step.name not in ("", row.step.id) else ""
-    return [
-        code(row.step.id, 60) + name,
+    figures = [
         f"{GLYPHS[row.status]} {word}",
-        inline(row.step.policy) if row.step.in_container else "host",
+        row.step.policy if row.step.in_container else "host",
         str(row.attempts or ""),
         "" if row.queued is None else duration(row.queued),
         "" if row.seconds is None else duration(row.seconds),
@@ -116,6 +118,8 @@ def _cells(row: Row) -> list[str]:
         "" if row.cpu_seconds is None else duration(row.cpu_seconds),
         "" if exit_code is None else str(exit_code),
     ]
+    # Prefect's page is narrow and would break a figure from its unit.
+    return [code(row.step.id, 60) + name, *(inline(text).replace(" ", "\N{NO-BREAK SPACE}") for text in figures)]
 
 
 def _decisions(outcome: Outcome) -> str:

@@ -7,7 +7,7 @@ would otherwise be no limit. The accepted cost: a key some other tool understand
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, LiteralString
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -53,14 +53,14 @@ DESCRIPTIVE = frozenset(
 """Keys that say something about the file and change nothing about a run: kept as metadata."""
 
 
-def _coded(code: str, convert: Callable[[object], object]) -> Callable[[object], object]:
+def _coded(code: LiteralString, convert: Callable[[object], object]) -> Callable[[object], object]:
     """Return the conversion with its ValueError turned into an error that carries our code."""
 
     def validate(value: object) -> object:
         try:
             return convert(value)
         except ValueError as error:
-            raise PydanticCustomError(code, "{said}", {"said": str(error)}) from None  # type: ignore[arg-type] - any literal text
+            raise PydanticCustomError(code, "{said}", {"said": str(error)}) from None
 
     return validate
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from workflowmaster.flows.diagnostics import Place, Report
+    from workflowmaster.flows.located import Path
     from workflowmaster.flows.outline import Block
 
 STEP_KEYS = frozenset(key_names(StepAttributes)) | frozenset(ALIASES)
@@ -37,7 +38,7 @@ def has_attributes(blocks: Sequence[Block], lines: Sequence[str]) -> bool:
     if not blocks or blocks[0].kind != "list" or not blocks[0].children:
         return False
     found = _BULLET.fullmatch(lines[blocks[0].children[0].line - 1])
-    return bool(found) and found[2].lower() in STEP_KEYS  # type: ignore[index] - bool() says it matched
+    return found is not None and found[2].lower() in STEP_KEYS
 
 
 def read_attributes(blocks: Sequence[Block], lines: Sequence[str], report: Report) -> Located:
@@ -105,8 +106,9 @@ def _single(found: re.Match[str], line: int) -> Located | None:
         return None
     start = found.start(3) + 1
     text = value if typed is not None else None
-    places = {(key,): (line, start, start + len(value))}
-    return Located({key: typed}, {key: text}, {(key,): (line, found.start(2) + 1, found.end(2) + 1)}, places)
+    keys: dict[Path, Place] = {(key,): (line, found.start(2) + 1, found.end(2) + 1)}
+    places: dict[Path, Place] = {(key,): (line, start, start + len(value))}
+    return Located({key: typed}, {key: text}, keys, places)
 
 
 def _merge(whole: Located, part: Located, report: Report) -> None:

@@ -50,20 +50,17 @@ def source(path: str) -> str | None:
 
 def plan(given: argparse.Namespace) -> int:
     """Show what a prompt compiles to."""
-    from workflowmaster.flows.launching import inputs
-    from workflowmaster.flows.settings import load
+    from workflowmaster.flows.asking import Options, compilation, inputs
+    from workflowmaster.flows.settings import load  # 0.1 s that check must not pay
 
-    settings = load()
-    options = compiler.Options(
-        policy=given.policy or (None if settings.security_policy == "standard" else settings.security_policy),
+    options = Options(
+        prompt=given.file,
+        policy=given.policy,
         inputs=inputs(given.input),
-        default_image=settings.image,
-        default_timeout_seconds=settings.default_timeout_seconds,
-        max_retries=settings.max_retry_attempts,
-        max_parallel=given.max_parallel or settings.max_parallel_tasks,
-        agent=bool(given.agent or settings.agent),
+        max_parallel=given.max_parallel,
+        agent=given.agent,
     )
-    done = compiler.compile_prompt(prompts.read(Path(given.file)), options)
+    done = compilation(options, load(), running=False)
     if done.plan is None:
         raise PromptError(*done.diagnostics)
     if given.json:

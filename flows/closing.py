@@ -19,6 +19,7 @@ EXCERPT_LINES: Final = 12
 def closing(state: WorkflowState) -> list[str]:
     """Return at most six lines: result, counts, reason, branch, report and the next command."""
     outcome = read(state)
+    # Everything is one line and plain: this goes to a terminal, and parts of it were chosen by a prompt.
     branch = one_line(state.branch, 200) + (f" at {short(state.commit)}" if state.commit else "")
     lines = [
         one_line(outcome.sentence, 200),
@@ -47,6 +48,7 @@ def failure_excerpt(state: WorkflowState, logs: Mapping[str, str]) -> list[str]:
 
 def _counts(outcome: Outcome) -> str:
     counts = outcome.counts
+    # Zeros are left out; a line of them hides the one number that matters.
     words = ("reused", "retried", "skipped", "failed", "blocked", "waiting")
     found = [f"{counts['ran']} ran", *(f"{counts[word]} {word}" for word in words if counts[word])]
     decided = len(outcome.state.decisions)

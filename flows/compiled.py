@@ -20,8 +20,9 @@ from pydantic import ValidationError
 
 from workflowmaster import policies
 from workflowmaster.blocks.engine import Engine
+from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.folders import write_atomically
-from workflowmaster.flows.journey import Fixed, Journey, Options, compile_file, pin, prepare
+from workflowmaster.flows.journey import Fixed, Journey, pin, prepare
 from workflowmaster.flows.looking import out
 from workflowmaster.flows.plan import Noun, Plan
 from workflowmaster.flows.settings import Settings, load
@@ -92,7 +93,7 @@ def write(given: argparse.Namespace) -> int:
 
 def locked(options: Options, settings: Settings, folder: Path) -> Lock:
     """Compile a prompt and expand all that its plan only names."""
-    plan = compile_file(options, settings, running=False)
+    plan = plan_of(options, settings, running=False)
     used = sorted({step.policy for step in plan.tasks if step.in_container})
     source = Path(options.prompt)
     return Lock(

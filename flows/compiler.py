@@ -19,13 +19,14 @@ from workflowmaster.flows.diagnostics import Report
 from workflowmaster.flows.explicit import duplicate_ids, read_drafts, steps_section
 from workflowmaster.flows.inputs import read_inputs
 from workflowmaster.flows.limits import check_file_limits, standing
-from workflowmaster.flows.linking import Family, link
+from workflowmaster.flows.linking import Family, distinct_variables, link
 from workflowmaster.flows.matrix import instances
 from workflowmaster.flows.naming import instance_id
 from workflowmaster.flows.options import Compilation, Explained, Options
 from workflowmaster.flows.ordering import in_order
 from workflowmaster.flows.placeholders import refuse_elsewhere
 from workflowmaster.flows.stepping import shared_outputs, steps_of
+from workflowmaster.flows.surroundings import background, criteria, mentioned
 from workflowmaster.flows.validation import validate
 
 if TYPE_CHECKING:
@@ -50,7 +51,13 @@ def compile_prompt(prompt: Prompt, options: Options | None = None) -> Compilatio
 
         found = read_prose(context)
     else:
-        found = Found("explicit", tuple(_explicit(section, context)))
+        found = Found(
+            kind="explicit",
+            tasks=tuple(_explicit(section, context)),
+            criteria=criteria(section, context),
+            references=mentioned(section, context),
+            context=background(section, context),
+        )
     note_agents(found, context)
     plan = None if report.failed else assemble(found, context, COMPILER)
     return Compilation(plan=plan, diagnostics=report.diagnostics, explained=found.explained)
@@ -76,6 +83,7 @@ def _explicit(section: Section, context: Context) -> list[Step]:
         ids = tuple(instance_id(draft.id, one) if one else draft.id for one in values)
         families.setdefault(draft.id, Family(draft, ids))
         made.setdefault(draft.id, steps_of(draft, values, context))
+    distinct_variables(families, context.report)
     needs = link(families, context)
     if context.report.failed:
         return []

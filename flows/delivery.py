@@ -12,16 +12,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_client, get_run_logger
+from prefect.client.schemas.objects import RunInput, TaskRunResult
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed, Paused, State
+from prefect.task_engine import run_task_async
 
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
 from workflowmaster.flows import ending, gates
+from workflowmaster.flows.asking import Options
 from workflowmaster.flows.documents import from_server
 from workflowmaster.flows.execution import StepFailed, host_result, in_git
-from workflowmaster.flows.journey import Journey, Options, current, keep, prepare
+from workflowmaster.flows.journey import Journey, current, keep, prepare
 from workflowmaster.flows.parking import Parking
 from workflowmaster.flows.scheduling import ReadyQueue
 from workflowmaster.flows.settings import load
@@ -195,14 +198,27 @@ class Walk:
             return host_result(journey, step, status="failed", reason=str(error))
         journey.inputs[step.id] = commit
         journey.keys[step.id] = result_key(journey, step, tree)
-        waits = [self.states[name] for name in step.needs if name in self.states]
-        state = await task_for(step, journey)(step.id, wait_for=waits, return_state=True)
+        state: State[Any] = await run_task_async(  # type: ignore[assignment] - `return_type` decides which it is
+            task_for(step, journey),
+            parameters={"step_id": step.id},
+            return_type="state",
+            dependencies={"step_id": self._before(step)},
+        )
         self.states[step.id] = state
         if state.is_completed():
             if state.name == "Cached":
                 journey.reused.append(step.id)
             return await state.aresult()  # type: ignore[no-any-return]
         return self._failed(step, self.runtime.failures.get(step.id), state)
+
+    def _before(self, step: Step) -> set[RunInput]:
+        """Return the task runs a step follows, for the graph in the UI.
+
+        As `wait_for`, Prefect would look into the states and draw an edge from every task that returned an equal short
+        string, and would refuse to run a step whose `if` wants it after one that failed.
+        """
+        details = [self.states[name].state_details for name in step.needs if name in self.states]
+        return {TaskRunResult(id=known.task_run_id) for known in details if known.task_run_id}
 
     def _failed(self, step: Step, error: BaseException | None, state: State[Any]) -> StepResult:
         if isinstance(error, StepFailed):

@@ -119,7 +119,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return the known word that is most like `word`, or nothing where none is."""
-    import difflib  # noqa: PLC0415 - only a mistake needs it, and `check` must start fast
+    import difflib
 
     choices = list(known)
     folded = {choice.lower().replace("_", "-"): choice for choice in reversed(choices)}

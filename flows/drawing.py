@@ -13,6 +13,8 @@ from typing import Final
 
 from workflowmaster.flows.elements import Markup, element
 
+# Three widths of letters are enough. Measured in Chromium on 292 labels: Liberation Sans (Arial's metrics) was never
+# wider than the estimate, 0.85 of it in the median; DejaVu Sans, the widest likely fallback, 0.98, and 1.18 in bold.
 NARROW: Final = frozenset("iljI|.,:;!'`()[]{}/\\ ft-r")
 WIDE: Final = frozenset("mwMW@%…—ABCDEGHKNOPQRSUVXYZ&")
 MARGIN: Final = 1.12
@@ -27,6 +29,7 @@ def fitted(text: str, width: float, size: float) -> str:
     """Return `text`, cut with an ellipsis if it is wider than `width` pixels."""
     if text_width(text, size) <= width:
         return text
+    # Letter by letter, since widths differ; names are short, so this stays cheap.
     while text and text_width(text + "…", size) > width:
         text = text[:-1]
     return text.rstrip(" -_/.") + "…" if text else ""
@@ -34,6 +37,7 @@ def fitted(text: str, width: float, size: float) -> str:
 
 def picture(width: float, height: float, *parts: object, title: str, standalone: bool) -> Markup:
     """Return an `<svg>`; a stand-alone one brings its style and paper, an inline one takes the page's."""
+    # The sheet is our own file; it goes in unescaped, as style elements are read verbatim in HTML.
     style = element("style", Markup(stylesheet())) if standalone else None
     paper = element("rect", class_="paper", width=width, height=height, rx=8.0) if standalone else None
     return element(
@@ -68,4 +72,5 @@ def _advance(char: str) -> float:
         return 0.31
     if char in WIDE:
         return 0.76
+    # Han, kana and emoji fill a whole square; taking them for letters would let labels overlap.
     return 1.0 if unicodedata.east_asian_width(char) in "WF" else 0.556

@@ -33,6 +33,7 @@ def element(tag: str, /, *children: object, **attributes: object) -> Markup:
     written with one decimal, which is finer than any screen.
     """
     head = tag + "".join(_attribute(key, value) for key, value in attributes.items() if value is not None)
+    # HTML's parser ignores the slash and XML's needs it, so one spelling serves both.
     if tag in VOID:
         return Markup(f"<{head}/>")
     return Markup(f"<{head}>{joined(children)}</{tag}>")
@@ -52,6 +53,7 @@ def number(value: float) -> str:
 def _child(part: object) -> str:
     if part is None:
         return ""
+    # `plain` goes first: XML has no way to write a control character, not even as a reference.
     return part if isinstance(part, Markup) else html.escape(plain(str(part)), quote=False)
 
 

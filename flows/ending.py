@@ -43,6 +43,9 @@ async def conclude(journey: Journey, *, aborted: str = "") -> WorkflowState:
         "workflow.finished", status=state.status, reason=state.reason, branch=state.branch, commit=state.commit
     )
     journey.save(state, durable=True)
+    if state.status == "completed":
+        # Nothing will be built on the base any more; a resume would pin it again.
+        await in_git(journey, journey.store.unpin)
     return state
 
 

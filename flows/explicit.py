@@ -16,7 +16,7 @@ from workflowmaster.flows import outline
 from workflowmaster.flows.attributes import StepAttributes
 from workflowmaster.flows.bullets import fence_attributes, has_attributes, merge_fence, read_attributes
 from workflowmaster.flows.fences import Fences, is_runnable, read_fences
-from workflowmaster.flows.naming import slug, step_name
+from workflowmaster.flows.naming import step_name
 from workflowmaster.flows.plan import Kind, Source, Work
 from workflowmaster.flows.validation import Read, validate
 
@@ -132,17 +132,10 @@ def _last_line(step: Section, prompt: Prompt) -> int:
 
 
 def duplicate_ids(drafts: list[Draft], report: Report) -> None:
-    """Report steps with one id, and ids that are one environment variable (`a-b` and `a_b`)."""
+    """Report steps with one id."""
     first: dict[str, Draft] = {}
     for draft in drafts:
-        spelling = slug(draft.id).replace("-", "_")
-        other = first.setdefault(spelling, draft)
-        if other is draft:
-            continue
-        where = f"line {other.source.line}"
-        if other.id == draft.id:
-            said = f"two steps are called {draft.id!r}; the first is in {where}"
+        other = first.setdefault(draft.id, draft)
+        if other is not draft:
+            said = f"two steps are called {draft.id!r}; the first is in line {other.source.line}"
             report.add("WM206", said, draft.place, help="rename one: a step's id is the slug of its heading")
-        else:
-            said = f"steps {other.id!r} ({where}) and {draft.id!r} share their environment variables' spelling"
-            report.add("WM211", said, draft.place, help="rename one of them")

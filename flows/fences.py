@@ -65,7 +65,7 @@ def read_fences(blocks: Sequence[Block], step: str, report: Report) -> Fences:
             _second(kind, found[1], found[0], step, report)
     for fence in others:
         _not_run(fence, step, report, alone=not works and not checks)
-    work, check = (works or [None])[0], (checks or [None])[0]
+    work, check = next(iter(works), None), next(iter(checks), None)
     return Fences(
         work=_work(work, step, report) if work else None,
         check=_work(check, step, report) if check else None,

@@ -78,8 +78,8 @@ class Folder:
 
     @property
     def store(self) -> Path:
-        """The private git store's folder."""
-        return self.path / "git"
+        """Folder the private git store lies in; its name, the workflow's id, tells apart the pins of several runs."""
+        return self.path
 
     @property
     def trees(self) -> Path:

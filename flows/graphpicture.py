@@ -58,9 +58,11 @@ def graph(outcome: Outcome, *, standalone: bool = False) -> Markup:
 def _boxes(nodes: list[Node]) -> tuple[Markup, float, float]:
     needs = {node.name: node.needs for node in nodes}
     wide = {node.name: _node_width(node) for node in nodes}
+    # All boxes of a column get its widest one's width, which keeps the edges between columns parallel.
     deep = [max(wide[name] for name in layer) for layer in layered(needs)]
     if sum(deep) + COLUMN_GAP * (len(deep) - 1) + 2 * MARGIN <= WIDTH:
         return _across(nodes, arrange(needs, dict.fromkeys(needs, NODE_HEIGHT), 14.0), deep)
+    # A chain leaves the page's width unused, so long names of prose steps may be written out.
     if max(map(len, layered(needs))) <= 3:
         wide = {node.name: _node_width(node, NODE_MOST_ALONE) for node in nodes}
     return _down(nodes, arrange(needs, wide, 20.0), wide)
@@ -113,6 +115,7 @@ def _edges(
 def _edge(route: list[Port], point: Callable[[float, float], str], *, critical: bool) -> Markup:
     path = [f"M{point(route[0].leave, route[0].cross)}"]
     for here, there in pairwise(route):
+        # Curves leave and enter along the flow, so an edge can be followed through a crowd of others.
         bend, end = (here.leave + there.enter) / 2, there.enter - (4 if there is route[-1] else 0)
         path.append(f"C{point(bend, here.cross)} {point(bend, there.cross)} {point(end, there.cross)}")
         if there is not route[-1]:
@@ -151,6 +154,7 @@ def _summary(layers: list[Node]) -> tuple[Markup, float, float]:
 
 
 def _shares(node: Node, x: float, y: float, width: float) -> Markup:
+    # A single step among hundreds must not vanish.
     width = max(width, 6.0)
     parts = []
     for status in reversed(SEVERITY):

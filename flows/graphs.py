@@ -92,6 +92,7 @@ def gathered(rows: Sequence[Row]) -> list[Node]:
     alike: dict[object, list[Row]] = {}
     for row in rows:
         alike.setdefault((needs[row.step.id], tuple(users.get(row.step.id, ()))), []).append(row)
+    # Only whole groups become one box: a box for some of a matrix would hide which are missing.
     groups = [group for group in alike.values() if len(group) > ALIKE]
     head = {row.step.id: group[0].step.id for group in groups for row in group}
     members = {group[0].step.id: tuple(group) for group in groups}
@@ -104,10 +105,12 @@ def gathered(rows: Sequence[Row]) -> list[Node]:
 
 def mermaid(rows: Sequence[Row]) -> str:
     """Return a mermaid flow chart (without its fence); above `MOST_BOXES` boxes one box for each layer."""
+    # Prefect's page draws mermaid without scrolling, so a large chart would only be a smaller one.
     nodes = gathered(rows)
     if len(nodes) > MOST_BOXES:
         nodes = by_layer(rows)
     names = {node.name: f"n{index}" for index, node in enumerate(nodes)}
+    # Few layers read best as time does; many would be shrunk to illegible boxes by the page's width.
     lines = ["flowchart LR" if len(layered({n.name: n.needs for n in nodes})) <= 6 else "flowchart TB"]
     lines += [f'  {names[n.name]}["{_quoted(f"{GLYPHS[n.status]} {n.title}")}"]' for n in nodes]
     lines += [f"  {names[need]} --> {names[n.name]}" for n in nodes for need in n.needs]
@@ -146,6 +149,7 @@ def _quoted(words: str) -> str:
 
 def _tally(rows: Sequence[Row]) -> str:
     counts = Counter(row.status for row in rows)
+    # One word is easier to check at a glance than two equal numbers.
     if len(counts) == 1:
         return f"all {STEP_WORDS[rows[0].status]}"
     return ", ".join(f"{counts[status]} {STEP_WORDS[status]}" for status in SEVERITY if counts[status])

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 def html(state: WorkflowState, logs: Mapping[str, str], *, files: Sequence[ChangedFile] = ()) -> str:
     """Return the report of a run; `logs` are the raw outputs by step id, `files` what the branch changed."""
+    # What, why, when, how, details: a reader may stop after any section and know the more important half.
     outcome = read(state)
     body = element(
         "main",
@@ -66,6 +67,7 @@ def _style() -> str:
 
 
 def _head(outcome: Outcome) -> Markup:
+    # Named by its digest, the sheet is the only style that is allowed: one in a prompt's text is dead.
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return element(
@@ -102,6 +104,7 @@ def _figure(name: str, value: str) -> Markup:
 def _figures(outcome: Outcome) -> list[tuple[str, str]]:
     """Return the numbers a reader looks for first, without those that are zero for this run."""
     counts, rows = outcome.counts, outcome.rows
+    # A reused step cost this run nothing, so its time and memory are not counted again.
     fresh = [row for row in rows if not row.reused]
     peak = max((row.peak_memory or 0 for row in fresh), default=0)
     cpu = sum(row.cpu_seconds or 0.0 for row in fresh)
@@ -122,6 +125,7 @@ def _why(outcome: Outcome, logs: Mapping[str, str]) -> Markup | None:
     state, culprit = outcome.state, outcome.culprit
     if state.status == "completed":
         return None
+    # The same lines that the terminal shows, so that people who compare the two are not misled.
     lines = decisive(logs.get(culprit.step.id, "")) if culprit else []
     titles = {"waiting": "What it waits for", "running": "Where it stands"}
     return element(

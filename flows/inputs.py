@@ -14,7 +14,7 @@ from workflowmaster.flows.plan import InputSpec
 
 if TYPE_CHECKING:
     from workflowmaster.flows.attributes import FrontMatter, InputKeys
-    from workflowmaster.flows.diagnostics import Place, Report
+    from workflowmaster.flows.diagnostics import Place, Report, Severity
     from workflowmaster.flows.options import Options
     from workflowmaster.flows.validation import Read
 
@@ -127,7 +127,7 @@ def _value(spec: InputSpec, front: Read[FrontMatter], options: Options, report: 
     if spec.default is not None:
         return as_text(spec.default)
     if spec.required:
-        severity = "error" if options.require_inputs else "warning"
+        severity: Severity = "error" if options.require_inputs else "warning"
         advice = f"give it with `--input {spec.name}=…`"
         report.add("WM312", f"input {spec.name!r} is required and has no value", place, severity=severity, help=advice)
     # An optional input without a value is an empty variable, so that scripts under `set -u` do not break on it.

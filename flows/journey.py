@@ -22,15 +22,14 @@ from typing import IO, TYPE_CHECKING
 from workflowmaster import policies
 from workflowmaster.blocks.engine import Engine, SandboxUnavailable
 from workflowmaster.blocks.owner import Owner
-from workflowmaster.blocks.workspace import Store, remove_tree
-from workflowmaster.flows import compiler, folders, prompts
+from workflowmaster.blocks.workspace import Store, WorkspaceError, remove_tree
+from workflowmaster.flows import folders
+from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.audit import AuditLog
-from workflowmaster.flows.diagnostics import PromptError
 from workflowmaster.flows.folders import Folder, write_atomically
 from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
 from workflowmaster.flows.state import WorkflowState
-from workflowmaster.policies import PolicyError, SecurityPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from workflowmaster.blocks.receipt import Receipt
     from workflowmaster.flows.parking import Parking
     from workflowmaster.flows.settings import Settings
+    from workflowmaster.policies import SecurityPolicy
 
 STEP_USER = 1000
 """Uid and gid that steps run as when the orchestrator is root: the step image's own user."""
@@ -49,22 +49,6 @@ with every task run, and Prefect draws an edge for each value it has seen as a r
 
 class NeedsPerson(RuntimeError):
     """The run cannot go on without a person: an agent to be named, an approval to be given, a claim to be freed."""
-
-
-class BadOption(ValueError):
-    """An argument of a command that cannot be meant; the message says what was expected."""
-
-
-class Options(Noun):
-    """What a run was asked for; kept with it, so that a resume asks for the same."""
-
-    prompt: str
-    workspace: str = "."
-    policy: str | None = None
-    inputs: dict[str, str] = {}
-    max_parallel: int | None = None
-    agent: str = ""
-    include_dirty: bool = False
 
 
 class Record(Noun):
@@ -144,7 +128,7 @@ class Journey:
     @property
     def parallel(self) -> int:
         """Steps that may run at one time."""
-        return self.record.options.max_parallel or self.plan.max_parallel
+        return self.plan.max_parallel
 
     def state(self, **changes: object) -> WorkflowState:
         """Draw the state as it stands."""
@@ -169,34 +153,29 @@ class Journey:
         """Write the state for those who watch from outside."""
         write_atomically(self.folder.state_file, state.model_dump_json(), durable=durable)
 
+    def abandon(self) -> None:
+        """Close a run that could not begin, and leave nothing of it: no container, no pin, and no folder if it is new."""
+        new = not self.folder.state_file.exists()
+        if self.parking:
+            self.parking.close()
+        if new:
+            self.git.submit(self.store.unpin).result()
+        self.close()
+        if new:
+            remove_tree(self.folder.path)
+
     def close(self) -> None:
-        """Close everything; the folder stays."""
+        """Close everything; the folder stays, without the directories that steps worked in."""
         self.threads.shutdown(wait=True)
+        for place in (self.folder.trees, self.folder.exchange):
+            # What cannot be removed now is removed by the next resume, or told by it.
+            with contextlib.suppress(WorkspaceError, OSError):
+                remove_tree(place)
         self.git.submit(self.store.close).result()
         self.git.shutdown()
         self.audit.close()
         self.engine.close()
         self.lock.close()
-
-
-def compile_file(options: Options, settings: Settings, *, running: bool = True) -> Plan:
-    """Read and compile a prompt. PromptError carries the diagnostics, warnings too, if there is an error."""
-    done = compiler.compile_prompt(
-        prompts.read(Path(options.prompt)),
-        compiler.Options(
-            policy=options.policy or (None if settings.security_policy == "standard" else settings.security_policy),
-            inputs=options.inputs,
-            default_image=settings.image,
-            default_timeout_seconds=settings.default_timeout_seconds,
-            max_retries=settings.max_retry_attempts,
-            max_parallel=options.max_parallel or settings.max_parallel_tasks,
-            agent=bool(options.agent or settings.agent),
-            require_inputs=running,
-        ),
-    )
-    if done.plan is None:
-        raise PromptError(*done.diagnostics)
-    return done.plan
 
 
 def prepare(
@@ -207,7 +186,7 @@ def prepare(
     `fixed` is a plan that was locked before; `resume` is the folder of a run to go on with, by its own plan.
     Raises PromptError, PolicyError, WorkspaceError, NeedsPerson, SandboxUnavailable.
     """
-    plan = fixed.plan if fixed else resume.plan() if resume else compile_file(options, settings)
+    plan = fixed.plan if fixed else resume.plan() if resume else plan_of(options, settings)
     _need_agent(plan, options.agent or settings.agent)
     limits = {step.id: effective(step, settings) for step in plan.tasks}
     engine = Engine()
@@ -360,19 +339,3 @@ def _need_agent(plan: Plan, agent: str) -> None:
                 ]
             )
         )
-
-
-__all__ = [
-    "Journey",
-    "NeedsPerson",
-    "Options",
-    "PolicyError",
-    "Record",
-    "claim",
-    "compile_file",
-    "current",
-    "effective",
-    "keep",
-    "pin",
-    "prepare",
-]

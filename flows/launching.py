@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.output import tail
 from workflowmaster.flows import folders, journey, report, running
-from workflowmaster.flows.diagnostics import PromptError
+from workflowmaster.flows.asking import Options, inputs, plan_of
 from workflowmaster.flows.folders import Folder, write_atomically
-from workflowmaster.flows.journey import Journey, NeedsPerson, Options, Record, compile_file, prepare
+from workflowmaster.flows.journey import Journey, NeedsPerson, Record, prepare
 from workflowmaster.flows.progress import Progress
 from workflowmaster.flows.settings import Settings, load
 
@@ -36,24 +36,13 @@ def asked_for(given: argparse.Namespace) -> Options:
     )
 
 
-def inputs(pairs: list[str]) -> dict[str, str]:
-    """Read `k=v` pairs. ValueError names the first that is none."""
-    found = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise journey.BadOption(f"--input {pair}: expected NAME=VALUE")
-        found[name] = value
-    return found
-
-
 def run(given: argparse.Namespace) -> int:
     """Run a prompt file from its first step on."""
     settings = load()
     options = asked_for(given)
     if not Path(options.workspace).is_dir():
         raise NotADirectoryError(f"--workspace {options.workspace}: no such directory")
-    compile_file(options, settings)  # what is wrong with the prompt is said before anything is started
+    plan_of(options, settings)  # what is wrong with the prompt is said before anything is started
     return _go(options, settings, given, None)
 
 
@@ -115,6 +104,3 @@ def _say(given: argparse.Namespace, state: WorkflowState) -> None:
     sys.stderr.write("\n".join(lines) + "\n")
     if given.json:
         print(json.dumps(running.answer(state)))
-
-
-__all__ = ["PromptError", "approve", "asked_for", "inputs", "resume", "run"]

@@ -55,6 +55,7 @@ def layered(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
 def reduced(needs: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Return the needs without those that follow from others: an edge a→c beside a→b→c only clutters."""
     above: dict[str, frozenset[str]] = {}
+    # Layer by layer, so everything above a node is known when its turn comes.
     for layer in layered(needs):
         for name in layer:
             direct = [n for n in needs[name] if n in needs]
@@ -73,10 +74,12 @@ def arrange(needs: Mapping[str, Sequence[str]], size: Mapping[str, float], gap: 
     layers = _ordered(layers, links, before, after)
     half = {name: size.get(name, 0.0) / 2 for layer in layers for name in layer}
     centre = {name: x for layer in layers for name, x in _spread(layer, half, gap).items()}
+    # Up and down in turn: either direction alone lets the picture drift to one side.
     for sweep in range(SWEEPS):
         order = layers if sweep % 2 else layers[::-1]
         for layer in order:
             centre |= _settled(layer, centre, _merged(before, after), _distances(layer, half, gap))
+    # Shifted to begin at 0, because sweeps move the whole picture.
     low = min((centre[n] - half[n] for n in half), default=0.0)
     centre = {name: x - low for name, x in centre.items()}
     extent = max((centre[n] + half[n] for n in half), default=0.0)
@@ -88,6 +91,7 @@ def isotonic(wanted: Sequence[float]) -> list[float]:
     blocks: list[tuple[float, int]] = []
     for value in wanted:
         mean, count = value, 1
+        # A block that stands above its successor is merged with it: their common mean is the optimum.
         while blocks and blocks[-1][0] > mean:
             left, weight = blocks.pop()
             mean, count = (left * weight + mean * count) / (weight + count), weight + count
@@ -140,6 +144,7 @@ def _ordered(
     best, least = layers, crossings(layers, links)
     current = [list(layer) for layer in layers]
     for sweep in range(SWEEPS):
+        # Sorting is stable and the first order is the plan's, so a plan without crossings is left as written.
         if least == 0:
             break
         neighbours = before if sweep % 2 == 0 else after
@@ -148,6 +153,7 @@ def _ordered(
             mean = {name: _mean([place[n] for n in neighbours.get(name, ())], place[name]) for name in layer}
             layer.sort(key=mean.__getitem__)
         count = crossings(current, links)
+        # The best order seen is kept, as a sweep may also make things worse.
         if count < least:
             best, least = [list(layer) for layer in current], count
     return best

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workflowmaster.flows.diagnostics import did_you_mean
 from workflowmaster.flows.plan import Kind, Resources
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from workflowmaster.flows.attributes import CommonKeys, FrontMatter, ResourceKeys, StepAttributes
+    from workflowmaster.flows.attributes import FrontMatter, ResourceKeys, StepAttributes
     from workflowmaster.flows.context import Context
     from workflowmaster.flows.diagnostics import Place, Report
     from workflowmaster.flows.options import Options
@@ -154,7 +154,7 @@ def _within(seconds: float, most: float, place: Place, policy: str, report: Repo
         report.add("WM403", said, place, help="lower the time, split the step, or name a policy that allows it")
 
 
-def _granted(asked: ResourceKeys, read: Read[CommonKeys], policy: SecurityPolicy, report: Report) -> None:
+def _granted(asked: ResourceKeys, read: Read[Any], policy: SecurityPolicy, report: Report) -> None:
     for name in Resources.model_fields:
         value, granted = getattr(asked, name), getattr(policy, name)
         if value is not None and granted is not None and value > granted:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from workflowmaster.flows.conditions import Name, parse_condition
 from workflowmaster.flows.diagnostics import PromptError, did_you_mean
 from workflowmaster.flows.matrix import axes
-from workflowmaster.flows.naming import slug
+from workflowmaster.flows.naming import slug, variable
 from workflowmaster.flows.ordering import ancestors, find_cycle
 
 if TYPE_CHECKING:
@@ -54,6 +54,17 @@ def link(families: Mapping[str, Family], context: Context) -> dict[str, tuple[st
     for name, family in families.items():
         _condition(family.draft, families, ancestors(graph, name), context)
     return needs
+
+
+def distinct_variables(families: Mapping[str, Family], report: Report) -> None:
+    """Report instances whose outputs would be one environment variable (`tests/3.1` and `tests/3-1`)."""
+    owners: dict[str, str] = {}
+    for family in families.values():
+        for one in family.ids:
+            first = owners.setdefault(variable("STEP", one), one)
+            if first != one:
+                said = f"{first!r} and {one!r} share their environment variables' spelling"
+                report.add("WM211", said, family.draft.place, help="rename the step, or respell a matrix value")
 
 
 def known_steps(families: Iterable[str]) -> str:

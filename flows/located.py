@@ -68,7 +68,7 @@ def scalar(text: str) -> str | float | bool | None:
 
 def read_mapping(text: str, *, line: int, report: Report) -> Located | None:
     """Read a YAML mapping whose first line is `line` of the file; None, with the reason reported, where it is none."""
-    import yaml  # noqa: PLC0415 - many prompts have no YAML at all
+    import yaml
 
     builder = _Builder(line, report)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

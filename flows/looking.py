@@ -13,7 +13,8 @@ from workflowmaster import policies
 from workflowmaster.blocks.output import follow, tail
 from workflowmaster.flows import audit as auditing
 from workflowmaster.flows import folders, report
-from workflowmaster.flows.journey import BadOption, claimed
+from workflowmaster.flows.asking import BadOption
+from workflowmaster.flows.journey import claimed
 from workflowmaster.flows.wording import duration, moment
 
 if TYPE_CHECKING:

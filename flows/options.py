@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - pydantic resolves the annotation
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from workflowmaster.flows.diagnostics import Diagnostic  # noqa: TC001 - likewise
+from workflowmaster.flows.diagnostics import Diagnostic
 from workflowmaster.flows.plan import Noun, Plan
 
 DEFAULT_IMAGE = "workflowmaster/step:1"

@@ -197,13 +197,13 @@ def _lines(token: Token) -> tuple[int, int]:
 
 @cache
 def _parser() -> MarkdownIt:
-    from markdown_it import MarkdownIt  # noqa: PLC0415 - 40 ms that `--help` need not wait for
+    from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"maxNesting": 30}).enable("table").disable(["inline", "text_join"])
 
 
 @cache
 def _inline_parser() -> MarkdownIt:
-    from markdown_it import MarkdownIt  # noqa: PLC0415 - as above
+    from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"maxNesting": 30})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from workflowmaster.flows.sections import Part
+    from workflowmaster.flows.vocabulary import Meaning
 
 MANY_REQUESTS = 3
 """Distinct pull requests from which a prompt is about them rather than about its own."""
@@ -43,16 +44,16 @@ def place(found: Sequence[Item], stray: Sequence[Item], requests: int) -> Placed
     children: dict[str, list[Item]] = {}
     mapped: dict[str, list[Item]] = {}
     subject = requests >= MANY_REQUESTS
-    built = published = False
+    built, reached = False, "0"
     for item in found:
         one = replace(item, meaning="implementation") if subject and item.meaning in _SUBJECT else item
         task = TASK_OF.get(one.meaning, "5")
-        if published and task not in _PUBLISHED:
+        if reached == "9" or (reached == "8" and task < "8"):
             task = "9"
         elif task == "4" and built:
             task = "5"
         built = built or task == "5"
-        published = published or task in _PUBLISHED
+        reached = task if task in _PUBLISHED else reached
         _put(mapped if one.meaning in RETOLD and task != "9" else children, task, one)
     for item in stray:
         _put(mapped if item.meaning in RETOLD else children, TASK_OF[item.meaning], item)
@@ -94,11 +95,11 @@ def _retold_sentences(text: str, line: int, section: str) -> list[Item]:
 _ORDERS = frozenset(("create", "open", "submit", "raise", "push", "commit", "make", "file"))
 
 
-def _item(text: str, kind: str, line: int, section: str, rule: str) -> Item:
+def _item(text: str, kind: Meaning, line: int, section: str, rule: str) -> Item:
     return Item(
         name=shortened(text),
         text=text.strip(),
-        meaning=kind,  # type: ignore[arg-type] - one of the table's
+        meaning=kind,
         line=line,
         end_line=line,
         section=section,

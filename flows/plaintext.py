@@ -38,11 +38,13 @@ CONTEXT = 1
 
 def plain(text: str) -> str:
     """Return `text` with escape sequences removed, progress lines collapsed and invisible characters spelled out."""
+    # Before progress lines are collapsed, or every line of a Windows tool would count as overwritten.
     unified = text.replace("\r\n", "\n")
     if "\x1b" in unified:
         unified = ANSI.sub("", unified)
     if "\r" in unified:
         unified = "\n".join(_last_drawn(line) for line in unified.split("\n"))
+    # Last, so that what an escape sequence was hiding is looked at too.
     return HIDDEN.sub(_spelled, unified)
 
 
@@ -66,6 +68,7 @@ def decisive(log: str, limit: int = 12) -> list[str]:
     They are the last lines, because programs say last why they stop; lines before the first that names an error are
     dropped. Where such a line stands just above the last ones, the excerpt starts there and leaves out the middle.
     """
+    # Sixty lines hold a traceback of ordinary depth; an error further up is rarely the last cause.
     lines = [line for line in tail(log, limit=60) if line.strip()]
     window = lines[-limit:]
     named = [n for n, line in enumerate(window) if ERROR.search(line)]
@@ -75,6 +78,7 @@ def decisive(log: str, limit: int = 12) -> list[str]:
     if not above:
         return window
     half = limit // 2
+    # The last error above, not the first: earlier ones were often survived.
     return [*lines[above[-1] : above[-1] + half], "…", *lines[-(limit - half - 1) :]]
 
 

@@ -91,6 +91,7 @@ class Progress:
         """Say that a step began an attempt, counted from 1."""
         with self._lock:
             self._board.running[step_id] = Running(attempt, time.monotonic())
+            # A retried step is running again and must not be counted twice.
             self._board.finished.pop(step_id, None)
         tries = f"attempt {attempt}, " if attempt > 1 else ""
         self._line("in_progress", step_id, f"({tries}{self._policies.get(step_id, '')})")
@@ -115,6 +116,7 @@ class Progress:
 
     def close(self) -> None:
         """Leave the last picture standing and give the terminal back; may be called again."""
+        # Taken away first, so that a late event of another thread writes a line instead of a dead table.
         live, self._live = self._live, None
         if live is not None:
             live.refresh()
@@ -137,6 +139,7 @@ class Progress:
     def _say(self, text: str) -> None:
         live = self._live
         if live is not None:
+            # Markup off: brackets in a step's output are not rich's to interpret.
             live.console.print(text, markup=False, highlight=False, soft_wrap=True)
             return
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
@@ -146,6 +149,7 @@ class Progress:
         from rich.console import Console
         from rich.live import Live
 
+        # Whether this is a terminal was decided above; rich would ask the stream once more.
         console = Console(file=self._stream, force_terminal=True)
         live = Live(
             get_renderable=lambda: self._picture(console),
@@ -203,6 +207,7 @@ class Progress:
 
 def _worth_showing(ended: list[StepResult], room: int) -> list[StepResult]:
     """Return at most `room` results in the order they ended: failures first get half of it, the latest the rest."""
+    # A failure that has scrolled away is the one thing a person would have to ask for again.
     failed = [n for n, result in enumerate(ended) if result.status == "failed"]
     chosen = set(failed[len(failed) - min(len(failed), room // 2) :])
     latest = [n for n in range(len(ended)) if n not in chosen]

@@ -28,6 +28,7 @@ MOST_LISTED: Final = 60
 
 def pull_request(state: WorkflowState, *, files: Sequence[ChangedFile] = ()) -> tuple[str, str]:
     """Return title and Markdown body of the pull request for a run; `files` is what its branch changed."""
+    # In the order in which a reviewer asks; what is cut for length is the least needed.
     outcome = read(state)
     blocks = [
         f"## What and why\n\n{_why(outcome)}",
@@ -120,8 +121,10 @@ def _decisions(outcome: Outcome) -> str:
 def _verify(outcome: Outcome) -> str:
     """Give commands that can be copied; one in which something had to be neutralised is named instead."""
     state = outcome.state
+    # A command with an invisible character in it would be copied with it, and fail for no visible reason.
     own = state.branch if neutral(state.branch) == state.branch else ""
     start = [f"git switch {shlex.quote(own)}"] if own else []
+    # The prompt's own checks, because they are what was agreed on as proof.
     works = [row.step.check or row.step.work for row in outcome.rows if _is_check(row) and row.step.in_container]
     scripts = [work.text.strip("\n") for work in works if work is not None and neutral(work.text) == work.text]
     named = sorted({work.line for work in works if work is not None and neutral(work.text) != work.text})

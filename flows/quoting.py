@@ -38,6 +38,7 @@ def prose(text: str) -> str:
 
 def inline(text: str, limit: int = 200) -> str:
     """Return `text` as one line of Markdown that renders as exactly these letters, also in a table cell."""
+    # Entities first, so that the backslashes put in next are not taken for part of one.
     line = one_line(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return neutral(SYNTAX.sub(r"\\\1", line))
 
@@ -47,6 +48,7 @@ def code(text: str, limit: int = 200) -> str:
     line = one_line(text, limit)
     if not line:
         return ""
+    # Backslashes mean nothing in a code span; only a longer run of backticks keeps it closed.
     ticks = "`" * (_longest_run(line) + 1)
     space = " " if line[0] in "` " or line[-1] in "` " else ""
     # A table is cut at `|` before code spans are read; with a backslash the cut is not made.
@@ -77,6 +79,7 @@ def bounded(blocks: Sequence[str], limit: int) -> str:
     kept: list[str] = []
     used = 0
     for index, block in enumerate(blocks):
+        # Blocks are cut whole, because half a fence would swallow everything after it.
         if used + len(block) + 2 > limit - 80:
             left = sum(map(len, blocks[index:]))
             return "\n\n".join([*kept, f"… {left} characters more in the report"])

@@ -116,6 +116,7 @@ class Outcome:
         for wanted in ("failed", "waiting"):
             found = [row for row in self.rows if row.status == wanted]
             if found:
+                # What ended first is the cause; what failed later may only have followed from it.
                 return min(found, key=lambda row: (not row.step.mandatory, _ended(row)))
         return None
 
@@ -143,6 +144,7 @@ class Outcome:
         state, culprit = self.state, self.culprit
         if state.status == "completed":
             return f"git switch {shlex.quote(state.branch)}" if state.branch else ""
+        # An answer unblocks a waiting run; its log says nothing that the question does not.
         if state.status == "waiting":
             return f"workflowmaster approve {shlex.quote(state.workflow_id)}"
         if culprit and culprit.status == "failed" and state.status in ("failed", "partial"):
@@ -177,6 +179,7 @@ def critical_path(rows: list[Row]) -> frozenset[str]:
     From the step that ended last, back to whichever of its needs ended last, and so on. Waiting for a slot is not
     followed: what a person can change is the chain of needs. Empty with fewer than two steps that ran.
     """
+    # Steps without bars (reused, skipped) took no time here, so the chain ends where it meets one.
     ran = {row.step.id: row for row in rows if row.bars}
     if len(ran) < 2:
         return frozenset()
@@ -211,6 +214,7 @@ def _verb(outcome: Outcome) -> str:
 
 def _origin(state: WorkflowState) -> float:
     own = (result for step_id, result in state.results.items() if step_id not in state.reused)
+    # A state restored from an old record may lack its start; the first step's is the next best.
     known = [result.started_at for result in own if result.started_at > 0]
     return state.started_at or min(known, default=0.0)
 
@@ -227,18 +231,22 @@ def _bars(step: Step, result: StepResult, origin: float) -> tuple[Bar, ...]:
         attempts = 0
         bars = []
         for receipt, queued in zip(result.receipts, _waits(result.receipts), strict=True):
+            # A check belongs to the attempt whose tree it judges, so it does not count as one.
             attempts += receipt.purpose == "work"
             bars.append(_container_bar(receipt, queued, max(1, attempts), origin or result.started_at))
         return tuple(bars)
     if result.status in ("skipped", "blocked", "pending") or not result.started_at:
         return ()
     begin = max(0.0, result.started_at - origin)
+    # A host step leaves no receipt, so its own result says when it worked.
     verdict: Verdict = "bad" if result.status == "failed" else "wait" if step.kind == "approval" else "ok"
     return (Bar(begin, begin + result.seconds, verdict, "host"),)
 
 
 def _container_bar(receipt: Receipt, queued: float, attempt: int, origin: float) -> Bar:
+    # Clocks are set back, and engines have their own: a bar before the start is drawn at the start.
     begin = max(0.0, receipt.started_at - origin)
+    # Exit code 0 is not enough: a container that was stopped at its limit did not do its work.
     good = receipt.exit_code == 0 and not (receipt.timed_out or receipt.refused)
     return Bar(
         begin,

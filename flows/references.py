@@ -7,7 +7,7 @@ calls the same number a pull request somewhere else.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from workflowmaster.flows.plan import Phase, Reference
 from workflowmaster.flows.skeleton import PHASE_OF_NUMBER
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workflowmaster.flows.outline import Block
 
 Line = tuple[int, str]
+ReferenceKind = Literal["issue", "pull_request", "branch", "file", "prompt", "url"]
 
 _REQUEST = re.compile(r"\b(?:PRs?|pull requests?)\s*#?(\d+)\b|github\.com/[\w.-]+/[\w.-]+/pull/(\d+)", re.IGNORECASE)
 _ISSUE = re.compile(r"\bissues?\s*#?(\d+)\b|github\.com/[\w.-]+/[\w.-]+/issues/(\d+)", re.IGNORECASE)
@@ -56,24 +57,25 @@ def find_references(lines: list[Line], issue: str = "", issue_line: int = 1) -> 
     for line, text in lines:
         for kind, value in _mentions(text, requests):
             key = (kind, value)
-            found.setdefault(key, Reference(kind=kind, value=value, line=line))  # type: ignore[arg-type] - the table's kinds
+            found.setdefault(key, Reference(kind=kind, value=value, line=line))
     return tuple(found.values())
 
 
 def resume_phase(lines: list[Line]) -> Phase | None:
     """Return the phase at which a prompt that continues earlier work begins, or None where it begins anew.
 
-    It must say that a pull request exists, that work is to be resumed or completed, and name a phase; the first phase
-    named counts, and those beyond the ninth follow the review.
+    It must ask to resume or complete work on a pull request that exists, or name one together with a phase ("complete
+    phase 9 for PR #270"). The first phase named counts, and those beyond the ninth follow the review.
     """
     texts = [text for _, text in lines]
-    if not any(_EXISTS.search(text) for text in texts) or not any(_CONTINUES.search(text) for text in texts):
+    named = any(_CONTINUES.search(text) and _PHASES.search(text) and _REQUEST.search(text) for text in texts)
+    if not named and not (any(map(_EXISTS.search, texts)) and any(map(_CONTINUES.search, texts))):
         return None
     numbers = [int(found) for text in texts for found in _PHASES.findall(text)[:1]]
     return PHASE_OF_NUMBER.get(min(numbers[0], 9)) if numbers else None
 
 
-def _mentions(text: str, requests: set[str]) -> Iterator[tuple[str, str]]:
+def _mentions(text: str, requests: set[str]) -> Iterator[tuple[ReferenceKind, str]]:
     for value in _values(_REQUEST, text):
         yield "pull_request", value
     for value in _values(_ISSUE, text):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.objectstore import WorkspaceError
+from workflowmaster.flows.asking import BadOption
 from workflowmaster.flows.compiled import StaleLock
 from workflowmaster.flows.diagnostics import PromptError, render
 from workflowmaster.flows.folders import UnknownWorkflow
-from workflowmaster.flows.journey import BadOption, NeedsPerson
+from workflowmaster.flows.journey import NeedsPerson
 from workflowmaster.flows.settings import SettingsError
 from workflowmaster.policies import PolicyError
 

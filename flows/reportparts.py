@@ -44,6 +44,7 @@ def asked_section(outcome: Outcome) -> Markup:
 def outcome_section(outcome: Outcome, files: Sequence[ChangedFile]) -> Markup:
     """Say what came out: branch, commit, pull request, patch, issue."""
     state = outcome.state
+    # The local forge writes the patch beside the text; another forge has its own view of the change.
     local = PurePosixPath(state.pull_request)
     patch = str(local.with_name("changes.patch")) if local.is_absolute() and local.name else ""
     facts = [
@@ -125,6 +126,7 @@ def criteria_section(outcome: Outcome) -> Markup | None:
 
 def criterion_state(outcome: Outcome, criterion: Criterion) -> tuple[Met, str]:
     """Return whether a criterion is met, and the word for it: only a completed step of this run proves one."""
+    # Nobody looked at it, so it is neither met nor failed, however green the run is.
     if not criterion.check:
         return "pending", "to be judged"
     status = next((row.status for row in outcome.rows if row.step.id == criterion.check), "pending")
@@ -184,6 +186,7 @@ def _place(value: str, report: str) -> Markup | None:
         return None
     if WEB_ADDRESS.fullmatch(value):
         return element("a", value, href=value, rel="noopener noreferrer")
+    # Relative, so that the folder can be moved or packed and the links still hold.
     path = PurePosixPath(value)
     if path.is_absolute() and path.name and path.parent == PurePosixPath(report).parent:
         return element("a", path.name, href=f"./{quote(path.name)}")

@@ -66,6 +66,9 @@ def server() -> Iterator[EmbeddedServer | None]:
     os.environ.setdefault("PREFECT_LOCAL_STORAGE_PATH", str(home() / "results"))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     if api_url():
+        if not Path("~/.prefect").expanduser().exists():
+            # Prefect would make that folder for its own bookkeeping; we write only where we keep everything.
+            os.environ.setdefault("PREFECT_HOME", str(home() / "prefect"))
         yield None
         return
     os.environ.update(embedded.environment(home()))
@@ -92,13 +95,15 @@ def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> W
 
     gc.freeze()
     gc.enable()
-    if own:
-        own.wait_ready()
     delivery.prepared[journey.id] = (journey, watcher)
     folder = journey.folder
     try:
+        if own:
+            own.wait_ready()
         asyncio.run(_until_done(journey))
     finally:
+        if delivery.prepared.pop(journey.id, None):
+            journey.abandon()  # the flow never began
         if own:
             _drain()
     if journey.crash:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _TITLE_IN_FENCE = re.compile(r"^# +\S", re.MULTILINE)
 _SECTION_IN_FENCE = re.compile(r"^## +\S", re.MULTILINE)
+_STICKY: frozenset[SectionKind | None] = frozenset(("success", "risks"))
+"""Kinds whose subsections keep them: "Core requirements" below success criteria are no requirements."""
 _MARKDOWN = frozenset(("markdown", "md"))
 
 
@@ -83,6 +85,8 @@ def _part(section: Section, inherited: SectionKind | None, title: Section | None
     whole = section is title or not section.level
     numbered = vocabulary().phase.fullmatch(words)
     known = None if numbered or whole else section_kind(words)
+    if inherited in _STICKY:
+        known = inherited
     kind = known or inherited or ("context" if whole else "plan" if numbered else "notes")
     own, labelled = _split_labels(section.blocks, kind)
     # What stands under the title alone inherits nothing: it is not context for all that follows.

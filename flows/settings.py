@@ -57,8 +57,6 @@ class Settings(BaseSettings):
     """Command that does agent steps inside the sandbox, its prompt on stdin. Empty: agent steps cannot run."""
     commit_author: str = "WorkflowMaster <workflowmaster@localhost>"
     """Author of the commits on the run's branch."""
-    keep_ignored: bool = True
-    """Whether files that .gitignore names (`.venv`, `node_modules`) travel from step to step."""
 
     @classmethod
     def settings_customise_sources(

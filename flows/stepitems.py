@@ -175,15 +175,17 @@ def _is_step(part: Part, *, named: bool) -> bool:
 
 
 def _phase_items(part: Part, place: _Place) -> Iterator[Item]:
-    """Yield what a step's heading stands for: its own steps, its numbered list, or the heading itself."""
+    """Yield what a step's heading stands for: its own steps, its tasks, the files it numbers, or the heading itself."""
     below = _Place(part.title, place.rule, part.number or place.phase, _of_heading(part, place))
     inner = list(_items_of(part, below))
-    inner += [
-        item
-        for child in part.parts
-        if child.kind == "steps" and child.own_kind and not inner
-        for item in _list_items(child.blocks, below, ordered=None)
-    ]
+    for kind, ordered in (("steps", None), ("files", True)):
+        if not inner:
+            inner = [
+                item
+                for child in part.parts
+                if child.kind == kind and child.own_kind
+                for item in _list_items(child.blocks, below, ordered=ordered)
+            ]
     yield from inner or [_heading_item(part, place, below.hint)]
 
 

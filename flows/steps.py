@@ -18,9 +18,9 @@ from prefect.context import TaskRunContext
 
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.flows import execution, hosting
-from workflowmaster.flows.invocation import environment
 from workflowmaster.flows.decisions import delays, worth_retrying
 from workflowmaster.flows.execution import Attempt, StepFailed
+from workflowmaster.flows.invocation import environment
 from workflowmaster.flows.journey import Journey, current
 from workflowmaster.flows.plan import Decision, Step, StepResult, canonical
 

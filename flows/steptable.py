@@ -69,12 +69,14 @@ def _step(outcome: Outcome, row: Row, log: str) -> Markup:
 
 
 def _more(outcome: Outcome, row: Row, log: str) -> Markup:
+    # Open only where a reader has a question already; three hundred open logs answer none.
     inner = element("div", _facts(row), *_blocks(outcome, row, log), class_="inner")
     return element("details", element("summary", _summary(row)), inner, open="" if row.status == "failed" else None)
 
 
 def _summary(row: Row) -> Markup:
     """Show the first line of the command, or what stands in its place."""
+    # A reason beats a command: why a step did not do its work is asked before what the work was.
     if row.status in ("failed", "blocked", "skipped", "waiting") and row.reason:
         return element("span", row.reason)
     work = row.step.work
@@ -105,6 +107,7 @@ def _endings(row: Row) -> list[str]:
     """Say what ended a container other than its own exit, one phrase each."""
     found = []
     for receipt in row.receipts:
+        # An exit code of 137 looks the same for all of these; the receipt tells them apart.
         found += ["out of memory"] if receipt.oom_killed else []
         found += ["time limit"] if receipt.timed_out else []
         found += ["output cut at its cap"] if receipt.output_capped else []

@@ -42,6 +42,7 @@ class Stretch:
 
     def x(self, seconds: float) -> float:
         """Return the pixel of a moment, held inside the stretch."""
+        # Held inside, so that a bar from a damaged record ends at the edge and not outside the picture.
         length = self.end - self.begin
         share = (seconds - self.begin) / length if length > 0 else 0.0
         return self.left + (self.right - self.left) * min(1.0, max(0.0, share))
@@ -84,6 +85,7 @@ class Axis:
         kept: list[Tick] = []
         for tick in ticks:
             half = text_width(tick.label, 11) / 2 + 3
+            # The two labels' own widths count: at two days a label is three times as wide as at two seconds.
             clear = not kept or tick.x - half > kept[-1].x + text_width(kept[-1].label, 11) / 2 + 3
             if clear and all(tick.x + half < f.left or tick.x - half > f.right for f in self.folds):
                 kept.append(tick)
@@ -95,6 +97,7 @@ def make_axis(total: float, busy: Sequence[tuple[float, float]], left: float, ri
 
     `busy` are the intervals (begin, end) in which something worked; only gaps between them are folded.
     """
+    # A run that took no measurable time still needs an axis that can be divided by.
     total = max(total, 0.01)
     gaps = _long_gaps(total, busy)
     work = total - sum(end - begin for begin, end in gaps)
@@ -104,6 +107,7 @@ def make_axis(total: float, busy: Sequence[tuple[float, float]], left: float, ri
     for begin, end in [*gaps, (total, total)]:
         stretches.append(Stretch(at, begin, x, x + (begin - at) * scale))
         x = stretches[-1].right
+        # The last pair only closes the axis and folds nothing.
         if end > begin:
             stretches.append(Stretch(begin, end, x, x + FOLD_WIDTH, folded=True))
             x += FOLD_WIDTH
@@ -133,6 +137,7 @@ def tick_label(seconds: float, step: float) -> str:
 
 
 def _ticks(stretch: Stretch, step: float) -> list[Tick]:
+    # Ticks fall on multiples of the step counted from the start, also behind a fold.
     first = int(stretch.begin / step + 0.999)
     moments = (n * step for n in range(first, int(stretch.end / step + 1e-6) + 1))
     return [Tick(stretch.x(moment), tick_label(moment, step), moment) for moment in moments]
@@ -149,4 +154,5 @@ def _long_gaps(total: float, busy: Sequence[tuple[float, float]]) -> list[tuple[
         gaps.append((reached, total))
     idle = sum(end - begin for begin, end in gaps)
     least = max(FOLD_AFTER, FOLD_TIMES * (total - idle))
+    # At most four folds fit beside the work; without any work there is nothing to compare idleness with.
     return [gap for gap in gaps if gap[1] - gap[0] > least][:4] if busy else []

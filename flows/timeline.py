@@ -69,8 +69,10 @@ def timeline(outcome: Outcome, *, standalone: bool = False) -> Markup:
 def _rows(outcome: Outcome) -> tuple[Markup, float]:
     rows = outcome.rows
     gutter = min(LABEL_MOST, max(text_width(label(row.step), 12) for row in rows) + 4) if rows else 0.0
+    # The space at the right holds the note of a bar that ends last, so notes never need to move.
     left, right = MARGIN + 16 + gutter + 10, WIDTH - MARGIN - NOTE_SPACE
     frame = Frame(_axis(outcome, left, right), 26.0 if len(rows) <= 30 else 20.0, len(rows))
+    # Painted from back to front: grid, chain, then the rows over both.
     parts = [_grid(frame), _chain(frame, rows)]
     for index, row in enumerate(rows):
         parts.append(_row(frame, index, row, gutter))
@@ -102,6 +104,7 @@ def _grid(frame: Frame) -> Markup:
 
 def _row(frame: Frame, index: int, row: Row, gutter: float) -> Markup:
     y = frame.middle(index)
+    # The pointer's tip has the whole name; the picture must be readable without a pointer.
     name = fitted(label(row.step), gutter, 12)
     parts: list[object] = [
         element("title", f"{row.step.id}: {_note(row)}"),
@@ -129,6 +132,7 @@ def _bar(axis: Axis, bar: Bar, y: float, height: float, *, critical: bool) -> Ma
     go, end = axis.x(bar.begin), axis.x(bar.end)
     kinds = ["bar", "host" if bar.purpose == "host" else "", bar.verdict, "critical" if critical else ""]
     tall = height * 0.55 if bar.purpose == "check" else height
+    # Two pixels at least: a step of a few milliseconds was there, too.
     return _box(go, max(end, go + 2), y, tall, " ".join(kind for kind in kinds if kind))
 
 
@@ -164,6 +168,7 @@ def _note(row: Row) -> str:
 def _lanes(outcome: Outcome) -> tuple[Markup, float]:
     lanes = _packed(outcome.rows)
     left, right = MARGIN, WIDTH - MARGIN
+    # Above two dozen lanes names would not fit anyway, so the lanes may be thin.
     pitch = 22.0 if len(lanes) <= 24 else 12.0
     frame = Frame(_axis(outcome, left + 12, right - 12), pitch, max(1, len(lanes)), named=False)
     parts = [_grid(frame)]
@@ -184,6 +189,7 @@ def _packed(rows: Iterable[Row]) -> list[list[tuple[Row, Bar]]]:
     """Put every bar into the first lane that is free; failed and critical ones are not treated differently."""
     lanes: list[list[tuple[Row, Bar]]] = []
     for row, bar in sorted(((one, bar) for one in rows for bar in one.bars), key=lambda item: item[1].begin):
+        # The first free lane, not the emptiest: dense lanes show at once how many slots were really used.
         free = next((lane for lane in lanes if lane[-1][1].end <= bar.begin + 1e-6), None)
         if free is None:
             lanes.append([(row, bar)])
@@ -196,6 +202,7 @@ def _lane_bar(frame: Frame, index: int, row: Row, bar: Bar) -> Markup:
     y, height = frame.middle(index), frame.pitch - 5
     words = f"{row.step.id}: {duration(bar.end - bar.begin)}, {STEP_WORDS[row.status]}"
     parts: list[object] = [element("title", words), _bar(frame.axis, bar, y, height, critical=row.critical)]
+    # A name is written whole or not at all; half a matrix value would name another step.
     room = frame.axis.x(bar.end) - frame.axis.x(bar.begin) - 8
     name = label(row.step)
     if frame.pitch > 16 and text_width(name, 10.5) <= room:

@@ -64,6 +64,8 @@ def ui(given: argparse.Namespace) -> int:
         out(f"a Prefect server is configured: open {url.removesuffix('/api')}")
         return 0
     os.environ.update(embedded.environment(home()))
+    # The pages ask the address they are told, and by default that is port 4200, whatever port serves them.
+    os.environ["PREFECT_UI_API_URL"] = f"http://127.0.0.1:{given.port}/api"
     sys.stderr.write(f"Prefect UI of {home()}: http://127.0.0.1:{given.port}/v2/runs (Ctrl-C ends it)\n")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(given.port)]
     os.execv(sys.executable, command)  # noqa: S606 - we become the server

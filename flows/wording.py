@@ -46,6 +46,7 @@ def duration(seconds: float) -> str:
     """Return a duration for people: `0.04 s`, `3.2 s`, `1 min 05 s`, `2 h 03 min`, `3 d 04 h`."""
     if seconds <= 0:
         return "0 s"
+    # Each bound is where rounding would print the next unit's first value, so `60.0 s` never appears.
     if seconds < 0.095:
         return f"{seconds:.2f} s"
     if seconds < MINUTE - 0.05:
@@ -66,6 +67,7 @@ def size(count: float) -> str:
     unit = next(units)
     while count >= 1023.5 and unit != "TiB":
         count, unit = count / 1024, next(units)
+    # Three significant digits at most: more would claim a precision that sampling memory does not have.
     return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
 
 
@@ -88,5 +90,6 @@ def listed(words: list[str], limit: int = 4) -> str:
 
 def short(commit: str) -> str:
     """Return the first characters of an object id or digest, enough to find it again."""
+    # Digests are longer than commits, and Docker shows twelve characters of an id, git about ten.
     bare = commit.removeprefix("sha256:")
     return bare[:12] if len(bare) > 40 or commit != bare else bare[:10]

@@ -13,13 +13,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 WM = Path(sys.executable).with_name("workflowmaster")
@@ -169,10 +171,10 @@ def snapshot(folder: Path, *, skip: str = "") -> dict[str, tuple[object, ...]]:
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if skip and name.split("/")[0] == skip:
+        if skip and name.split("/", maxsplit=1)[0] == skip:
             continue
         info = path.lstat()
-        body = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        body = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
         found[name] = (info.st_mode, info.st_mtime_ns if path.is_file() else 0, body)
     return found
 

@@ -82,8 +82,9 @@ def read_folder(directory: Path) -> dict[bytes, tuple[object, ...]]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Git's own configuration for one test."""
     home = tmp_path_factory.mktemp("home")
     (home / ".gitconfig").write_text(
         '[user]\n\tname = A User\n\temail = user@example.org\n[init]\n\tdefaultBranch = main\n[safe]\n\tdirectory = "*"\n'
@@ -94,6 +95,44 @@ def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     for name, value in DATES.items():
         monkeypatch.setenv(name, value)
+
+
+@dataclass(frozen=True)
+class Nobody:
+    """An unprivileged user with a folder of his own."""
+
+    folder: Path
+    uid: int = 65534
+
+    def run(self, work: Callable[[], None]) -> str:
+        """Run a function as him, in a child process; return what it raised, or an empty string."""
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgroups([])
+                os.setgid(self.uid)
+                os.setuid(self.uid)
+                os.environ["HOME"] = str(self.folder)
+                work()
+            except BaseException as error:  # noqa: BLE001 -- everything is handed to the parent
+                os.write(write, f"{getattr(error, 'code', '')} {type(error).__name__}: {error}".encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        os.waitpid(child, 0)
+        with os.fdopen(read) as said:
+            return said.read()
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> Nobody:
+    for parent in (tmp_path, *tmp_path.parents[:-2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    folder = tmp_path / "nobody"
+    folder.mkdir()
+    os.chown(folder, Nobody.uid, Nobody.uid)
+    return Nobody(folder)
 
 
 @pytest.fixture
@@ -109,7 +148,7 @@ def contents() -> Callable[[Path], dict[bytes, tuple[object, ...]]]:
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> Repo:
+def repo(own_home: None, tmp_path: Path) -> Repo:
     """A repository with one commit."""
     path = tmp_path / "user"
     path.mkdir()
@@ -120,7 +159,7 @@ def repo(tmp_path: Path) -> Repo:
 
 
 @pytest.fixture
-def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+def open_store(own_home: None, tmp_path: Path) -> Iterator[Callable[..., Store]]:
     """Open stores under `tmp_path/state`, and close them at the end."""
     opened: list[Store] = []
 
