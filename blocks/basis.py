@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _ORIGIN = "refs/workflowmaster/origin"
 _BASE = "refs/workflowmaster/base"
-_PIN = "refs/workflowmaster/pin"
+_PIN = "workflowmaster.pin"
 _FIRST_MESSAGE = "Uncommitted changes the workflow started with"
 _PRIVATE_MESSAGE = "The workspace the workflow started with"
 
@@ -59,10 +59,10 @@ class Basis:
 
     def unpin(self) -> None:
         """Remove the ref in the user's repository, if it is there."""
-        refs = self.objects.repo.references
-        if self.user is not None and _PIN in refs:
+        config = self.objects.repo.config
+        if self.user is not None and _PIN in config:
             with suppress(KeyError):
-                self.user.repo.references.delete(str(refs[_PIN].target))
+                self.user.repo.references.delete(str(config[_PIN]))
 
     def _written_down(self) -> tuple[bytes, bytes] | None:
         refs = self.objects.repo.references
@@ -102,7 +102,7 @@ class Basis:
     def _private(self, workspace: Path) -> bytes:
         """Snapshot a directory that is no repository, as `git init; git add -A; git commit` would, but over here."""
         scan = Scan(self.objects, {}, DEFAULT_CAPS.total_bytes, rules=Rules(), lend=False)
-        with handles.root(workspace, lend=False) as fd:
+        with handles.root(workspace, lend=False) as fd, self.objects.bulk():
             tree = scan.run(fd, Known())
         return self.history.commit(tree, [], _PRIVATE_MESSAGE)
 
@@ -119,13 +119,12 @@ class Basis:
         """Make sure that a ref of ours in the user's repository holds the origin."""
         if self.user is None:
             return
-        refs = self.objects.repo.references
-        names = [str(refs[_PIN].target)] if _PIN in refs else []
-        names += [f"refs/workflowmaster/{self.workflow}/base"] if not names else []
+        config = self.objects.repo.config
+        name = str(config[_PIN]) if _PIN in config else f"refs/workflowmaster/{self.workflow}/base"
         further = (f"refs/workflowmaster/{self.workflow}.{n}/base" for n in count(2))
-        while not self._take(names[0], origin):
-            names = [next(further)]
-        self.objects.repo.create_reference(_PIN, names[0], force=True)
+        while not self._take(name, origin):
+            name = next(further)
+        config[_PIN] = name
 
     def _take(self, name: str, origin: bytes) -> bool:
         """Create the ref, or find it as it should be; False if it holds something else."""

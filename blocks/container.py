@@ -5,10 +5,8 @@ behind. So pid 1 is a shell of four lines that waits on stdin for one line. Unti
 run; when it comes, the environment is read from a file bound read-only at `/wm`, so values with quotes and newlines
 need no quoting in any argv, never stand in the engine's configuration, and are not known before they are needed.
 
-The end is found without the engine where it shares our kernel: `pidfd` on pid 1 becomes readable only when the whole
-pid namespace is dead, and the shell ends both streams with a secret mark, which proves that all output has arrived.
-That takes 3 to 6 ms instead of the 25 to 35 ms of the engine's own word, and the cgroup still answers in that moment.
-Without pidfd, or if a mark is missing (the shell was killed), the engine's word is waited for: slower, never wrong.
+What the shell says in secret marks is how we know the rest: one when the environment is in place and the command
+begins, one at the end of each stream with the exit code. `reader` puts them together.
 """
 
 from __future__ import annotations
@@ -16,22 +14,21 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import select
 import shlex
-import socket
-import struct
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workflowmaster.blocks.cgroup import Cgroup, Usage
-from workflowmaster.blocks.engine import OURS, Engine, EngineInfo
+from workflowmaster.blocks.cgroup import Cgroup
+from workflowmaster.blocks.engine import OURS, Engine, EngineInfo, SandboxUnavailable
+from workflowmaster.blocks.reader import Ending, Reader
+from workflowmaster.blocks.streams import EDGE
 from workflowmaster.policies import SecurityPolicy, seccomp_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    import socket
+    from collections.abc import Callable, Mapping
 
 EXCHANGE = "/wm"
 """Where a container finds its environment, script, stdin and inputs, read-only."""
@@ -42,13 +39,21 @@ SCRATCH = "/tmp"  # noqa: S108 - the container's own, in memory
 """The container's scratch directory; also its HOME, and where a step without a workspace starts."""
 
 WRAPPER = (
-    'IFS= read -r t && . /wm/env && { "$@" </wm/stdin; r=$?; '
-    'printf %s "$t" >&2; printf "%s%03d" "$t" "$r"; exit "$r"; }; exit 125'
+    'IFS= read -r wm_go && set -- "$wm_go" "$@" && unset wm_go && . /wm/env && { '
+    'printf %s "$1" >&2; (shift; exec "$@" </wm/stdin); set -- "$1" $?; '
+    'printf %s "$1" >&2; printf "%s%03d" "$1" "$2"; exit "$2"; }; exit 125'
 )
-"""What a parked pid 1 runs. Closing its stdin without a go line ends it with 125 and nothing of the user's run."""
+"""What a parked container runs. Closing its stdin without a go line ends it with 125 and nothing of the user's run.
 
-MARK = 34
-"""Length of the end mark: a record separator on both sides of 32 hex digits."""
+The mark lives in `$1`, because any name could also be a variable of the step's environment, which is read after it. The
+command is started by `exec` in a subshell, so that `exit` or `cd` as a command is a program that does not exist.
+"""
+
+LONGEST_VALUE = 128 * 1024 - 1
+"""Bytes of `NAME=value`: with one more, Linux refuses to start any program (MAX_ARG_STRLEN)."""
+
+LONGEST_ENVIRONMENT = 1024 * 1024
+"""Bytes of all of them: half of what Linux takes together with the arguments, under the usual 8 MiB stack limit."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,12 @@ class Mount:
     target: str
     writable: bool = False
 
-    def __str__(self) -> str:
-        return f"{self.source}:{self.target}:{'rw' if self.writable else 'ro'}"
+    def spelled(self) -> dict[str, Any]:
+        """Spell it as the engine's API does. Not as `source:target`: a path may hold a colon.
+
+        Also, the engine makes a missing source by itself, as root, if it is asked in the short form.
+        """
+        return {"Type": "bind", "Source": str(self.source), "Target": self.target, "ReadOnly": not self.writable}
 
 
 @dataclass(frozen=True)
@@ -76,20 +85,6 @@ class ContainerRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     user: str = "1000:1000"
     workdir: str = WORKSPACE
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a container ended, before anyone judges it."""
-
-    exit_code: int
-    usage: Usage
-    seconds: float
-    timed_out: bool
-    capped: bool
-    oom_killed: bool
-    error: str = ""
-    """The engine's own words when it could not run the command."""
 
 
 def create_arguments(request: ContainerRequest, info: EngineInfo) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,10 +103,11 @@ def create_arguments(request: ContainerRequest, info: EngineInfo) -> tuple[dict[
         "working_dir": request.workdir,
         "stdin_open": True,
         "labels": {f"{OURS}.{key}": value for key, value in request.labels.items()},
-        "network_disabled": False,
+        # An image's own health check would run its code in a container that waits for its go.
+        "healthcheck": {"test": ["NONE"]},
     }
     host: dict[str, Any] = {
-        "binds": [str(mount) for mount in request.mounts],
+        "mounts": [mount.spelled() for mount in request.mounts],
         "cap_drop": ["ALL"],
         "cap_add": list(policy.capabilities),
         "security_opt": _security_options(policy),
@@ -158,13 +154,26 @@ def _log_driver(policy: SecurityPolicy) -> dict[str, Any]:
 def environment_file(values: Mapping[str, str]) -> str:
     """Spell an environment as shell assignments that survive any value.
 
-    Raises ValueError for a name that is no identifier or a value with a NUL byte, which no environment can carry.
+    Raises ValueError for what no environment can carry: a name that is no identifier, a NUL byte, too much text.
     """
+    total = 0
     for name, value in values.items():
         if not name.isidentifier() or not name.isascii():
             raise ValueError(f"{name!r} cannot be an environment variable: use letters, digits and _")
         if "\0" in value:
             raise ValueError(f"the value of {name} has a NUL byte, which an environment variable cannot carry")
+        size = len(name) + 1 + len(value.encode(errors="surrogateescape"))
+        if size > LONGEST_VALUE:
+            raise ValueError(
+                f"{name} has {size:,} bytes and an environment variable may have {LONGEST_VALUE:,}; "
+                "pass large values in a file of the workspace"
+            )
+        total += size + 1
+    if total > LONGEST_ENVIRONMENT:
+        raise ValueError(
+            f"the environment has {total:,} bytes and may have {LONGEST_ENVIRONMENT:,}; "
+            "pass large values in files of the workspace"
+        )
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(values.items()))
 
 
@@ -193,7 +202,8 @@ class Container:
             self._engine.start(self.id)
             self._watch()
         except BaseException:
-            self.remove()
+            with contextlib.suppress(SandboxUnavailable):  # the first error is the one that explains
+                self.remove()
             raise
         self.parked_at = time.monotonic()
         return self
@@ -203,26 +213,31 @@ class Container:
         if not self._engine.info.local or not hasattr(os, "pidfd_open"):
             return
         pid = int(self._engine.state(self.id).get("Pid") or 0)
+        if not pid:
+            return
         with contextlib.suppress(OSError):  # another kernel (Docker Desktop), or gone already: the engine will tell
-            if pid and self.id in Path(f"/proc/{pid}/cgroup").read_text():
-                self.pidfd = os.pidfd_open(pid)
-                self.cgroup = Cgroup.of(pid)
+            held = os.pidfd_open(pid)
+            # Looked at only when held: the number may have been given to another process before, but not since.
+            if self.id in Path(f"/proc/{pid}/cgroup").read_text():
+                self.pidfd, self.cgroup = held, Cgroup.of(pid)
+            else:
+                os.close(held)
 
     def run(self, seconds: float, sink: Callable[[bytes], bool]) -> Ending:
         """Say go and read to the end. The host's side of `/wm` must be complete by now.
 
-        `seconds` is the wall time from here; at its end the
-        whole tree is killed. `sink` takes output as it comes and answers False when it will take no more: the
-        container is killed then too.
+        `seconds` is the wall time from here; at its end the whole tree is killed. `sink` takes output as it comes and
+        answers False when it will take no more: the container is killed then too. Raises SandboxUnavailable if it
+        cannot be told how it ended, or if it ended before the command began.
         """
         if self.stream is None:
             raise RuntimeError("run() before park()")
-        mark = f"\x1e{secrets.token_hex(16)}\x1e"
+        mark = EDGE + secrets.token_hex(16).encode() + EDGE
+        reader = Reader(self, self._engine, mark, sink)
         self.gone_at = time.monotonic()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # died while parked: the engine will tell why
-            self.stream.sendall(mark.encode() + b"\n")
-            self.stream.shutdown(socket.SHUT_WR)
-        return _Reader(self, self._engine, mark.encode(), sink).read(seconds)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # died while parked: the reader will tell why
+            self.stream.sendall(mark + b"\n")
+        return reader.read(seconds)
 
     def kill(self) -> None:
         """Kill the whole tree, from any thread."""
@@ -239,110 +254,3 @@ class Container:
             self.stream = None
         if self.id:
             self._engine.remove(self.id)
-
-
-class _Reader:
-    """Reads one container's streams until it has ended. Split off because it is state that no one else may see."""
-
-    def __init__(self, container: Container, engine: Engine, mark: bytes, sink: Callable[[bytes], bool]) -> None:
-        if container.stream is None:
-            raise RuntimeError("run() before park()")
-        self.container, self.engine, self.mark, self.sink = container, engine, mark, sink
-        self.socket, self.pidfd, self.cgroup = container.stream, container.pidfd, container.cgroup
-        self.frames = Frames()
-        self.held = {1: b"", 2: b""}
-        self.usage = Usage()
-        self.timed_out = self.capped = self.dead = self.ended = False
-
-    def read(self, seconds: float) -> Ending:
-        deadline = time.monotonic() + seconds
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        if self.pidfd >= 0:
-            poll.register(self.pidfd, select.POLLIN)
-        while not (self.ended or (self.dead and self._marked())):
-            left = deadline - time.monotonic()
-            if left <= 0 and not self.timed_out:
-                self.timed_out = True
-                self._kill()
-            for fd, _ in poll.poll(max(left, 0.05) * 1000 if not self.timed_out else 1000):
-                self._ready(fd, poll)
-        return self._ending()
-
-    def _ready(self, fd: int, poll: select.poll) -> None:
-        if fd == self.pidfd:
-            self.usage, self.dead = self.cgroup.usage() if self.cgroup else Usage(), True
-            poll.unregister(fd)
-            return
-        try:
-            data = self.socket.recv(1 << 18)
-        except ConnectionResetError:
-            data = b""
-        self.ended = not data
-        for stream, chunk in self.frames.feed(data):
-            self._take(stream, chunk)
-
-    def _take(self, stream: int, chunk: bytes) -> None:
-        """Pass output on, holding back what may be the beginning of the end mark."""
-        data = self.held[stream] + chunk
-        cut = data.rfind(b"\x1e", max(0, len(data) - MARK - 3))
-        first = data.rfind(b"\x1e", max(0, len(data) - MARK - 3), cut) if cut >= 0 else -1
-        keep = len(data) if cut < 0 else (first if first >= 0 else cut)
-        self.held[stream] = data[keep:]
-        if keep and not self.capped and not self.sink(data[:keep]):
-            self.capped = True
-            self._kill()
-
-    def _kill(self) -> None:
-        # In a thread: the engine answers only when the streams are drained, and draining them is our own job.
-        threading.Thread(target=self.container.kill, daemon=True).start()
-
-    def _marked(self) -> bool:
-        out = self.held[1]
-        return self.held[2] == self.mark and out[:MARK] == self.mark and len(out) == MARK + 3
-
-    def _ending(self) -> Ending:
-        marked = self._marked()
-        oom = bool(self.usage.oom_kills)
-        if marked and self.usage.oom_kills is not None:
-            code, error = int(self.held[1][MARK:]), ""
-        else:
-            code = self.engine.wait(self.container.id)
-            state = self.engine.state(self.container.id)
-            oom, error = bool(state.get("OOMKilled")) or oom, str(state.get("Error") or "")
-        if not marked:
-            self._release()
-        seconds = time.monotonic() - self.container.gone_at
-        return Ending(code, self.usage, seconds, self.timed_out, self.capped, oom, error)
-
-    def _release(self) -> None:
-        """Give back what was held as a possible mark and was none."""
-        for stream in (1, 2):
-            rest = self.held[stream].partition(self.mark)[0]
-            if rest and not self.capped:
-                self.sink(rest)
-
-
-class Frames:
-    """Takes the engine's multiplexed stream apart: an eight-byte header (stream, length), then that many bytes."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield (1 stdout | 2 stderr, bytes). A frame is passed on as it comes, not when it is complete."""
-        data = self._rest + data
-        while len(data) >= 8:
-            stream, length = struct.unpack(">BxxxL", data[:8])
-            chunk = data[8 : 8 + length]
-            if len(chunk) < length:
-                yield from self._partial(stream, length, chunk)
-                return
-            yield stream, chunk
-            data = data[8 + length :]
-        self._rest = data
-
-    def _partial(self, stream: int, length: int, chunk: bytes) -> Iterator[tuple[int, bytes]]:
-        if chunk:
-            yield stream, chunk
-        self._rest = struct.pack(">BxxxL", stream, length - len(chunk))

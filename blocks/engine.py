@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator, Mapping
 
     from docker import APIClient
@@ -28,7 +28,12 @@ CONNECTIONS = 64
 
 
 class SandboxUnavailable(ConnectionError):
-    """The engine or a thing it needs is not there; the step's code is not to blame. `reason` is a stable short word."""
+    """The engine or a thing it needs is not there; the step's code is not to blame.
+
+    `reason` is a stable short word: `engine` (it does not answer, or refuses), `permission` (we may not use it),
+    `image`, `mount`, `conflict` (the name is taken), `disk` (full), `gone` (somebody removed the container), `parked`
+    (it ended before it got its go), `stuck` (it does not die).
+    """
 
     def __init__(self, message: str, *, reason: str = "engine") -> None:
         super().__init__(message)
@@ -71,21 +76,41 @@ def engine_trouble(what: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         raise SandboxUnavailable(f"{what}: the engine refused: {_said(error)}", reason=_reason(error)) from error
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
-        raise SandboxUnavailable(
-            f"{what}: the Docker Engine does not answer ({error}). Start it (`sudo systemctl start docker`, or as root "
-            "`scripts/engine`), or point DOCKER_HOST at one; `workflowmaster doctor` says what is missing",
-        ) from error
+        raise _unreachable(what, error) from error
+
+
+def _unreachable(what: str, error: Exception) -> SandboxUnavailable:
+    if "permission denied" in str(error).lower():
+        return SandboxUnavailable(
+            f"{what}: this user may not use the Docker Engine ({error}). Join its group (`sudo usermod -aG docker $USER`, "
+            "then log in again), or point DOCKER_HOST at an engine of your own",
+            reason="permission",
+        )
+    return SandboxUnavailable(
+        f"{what}: the Docker Engine does not answer ({error}). Start it (`sudo systemctl start docker`, or as root "
+        "`scripts/engine`), or point DOCKER_HOST at one; `workflowmaster doctor` says what is missing",
+    )
 
 
 def _said(error: Any) -> str:
     return str(getattr(error, "explanation", None) or error).strip()
 
 
+REASONS = (
+    ("no space left", "disk"),
+    # Podman answers a taken name with 500, so the status tells less than the words.
+    ("is already in use by", "conflict"),
+    ("invalid mount config", "mount"),
+    ("mount source path", "mount"),
+    ("invalid reference format", "image"),
+    ("no such container", "gone"),
+)
+"""What an engine says → the reason it stands for."""
+
+
 def _reason(error: Any) -> str:
     text = _said(error).lower()
-    if "no space left" in text:
-        return "disk"
-    return "conflict" if error.status_code == 409 and "name" in text else "engine"
+    return next((reason for words, reason in REASONS if words in text), "engine")
 
 
 class Engine:
@@ -129,7 +154,8 @@ class Engine:
             security=tuple(option.split(",")[0].removeprefix("name=") for option in said.get("SecurityOptions") or ()),
             runtimes=tuple(sorted(said.get("Runtimes") or ())),
             root=said.get("DockerRootDir", ""),
-            local=str(self.client.base_url).startswith("http+docker://"),
+            # A pipe or an ssh tunnel has the same scheme and another host.
+            local=self.client.base_url == "http+docker://localhost",
         )
 
     def image_id(self, reference: str) -> str | None:
@@ -149,10 +175,18 @@ class Engine:
             return str(self.client.create_container(name=name, host_config=made, **config)["Id"])
 
     def attach(self, container: str) -> socket.socket:
-        """Attach to stdin, stdout and stderr, before the start, so that not a byte is missed."""
+        """Attach to stdin, stdout and stderr, before the start, so that not a byte is missed. The caller closes it."""
         with engine_trouble("attach"):
             raw: Any = self.client.attach_socket(container, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-            return getattr(raw, "_sock", raw)  # type: ignore[no-any-return]
+            sock: socket.socket = getattr(raw, "_sock", raw)
+            if type(sock) is not socket.socket:
+                return sock  # TLS: the session cannot leave its object
+            # docker-py ties socket and response into a circle that only the garbage collector opens, and a closed
+            # socket in it stays open. So we take a descriptor of our own and close theirs.
+            own = sock.dup()
+            own.settimeout(None)
+            raw._response.close()  # noqa: SLF001 - docker-py keeps it there and has no other name for it
+            return own
 
     def start(self, container: str) -> None:
         """Start a created container."""
@@ -164,10 +198,17 @@ class Engine:
         with engine_trouble("inspect"):
             return dict(self.client.inspect_container(container)["State"])
 
-    def wait(self, container: str) -> int:
-        """Wait for the container's end and return its exit code."""
+    def wait(self, container: str, seconds: float) -> int | None:
+        """Wait for the container's end and return its exit code; None if it still runs after `seconds`."""
+        import requests.exceptions
+
         with engine_trouble("wait"):
-            return int(self.client.wait(container, timeout=None)["StatusCode"])
+            try:
+                return int(self.client.wait(container, timeout=seconds)["StatusCode"])
+            except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
+                # docker-py says the same of a wait that takes too long and of a lost connection.
+                state = self.client.inspect_container(container)["State"]
+                return None if state["Running"] else int(state["ExitCode"])
 
     def kill(self, container: str) -> None:
         """Kill the container's whole tree; nothing happens if it has ended already."""

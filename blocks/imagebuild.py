@@ -60,7 +60,7 @@ def build(
     *,
     reference: str = DEFAULT_IMAGE,
     force: bool = False,
-    log: Callable[[str], None] = lambda _line: None,
+    log: Callable[[str], object] = lambda _line: None,
 ) -> BuiltImage:
     """Build the image unless one by the same recipe is there, and return it.
 
@@ -117,15 +117,22 @@ def _try_out(client: Any, image: str) -> None:
     """Run the image once before it gets its name: an engine imports even a truncated archive without a word."""
     from docker.errors import DockerException
 
+    container = client.containers.create(image, ["python3", "-c", "import ssl, venv"], network_mode="none")
     try:
-        client.containers.run(image, ["python3", "-c", "import ssl, venv"], network_mode="none", remove=True)
+        container.start()
+        code = container.wait()["StatusCode"]
+        said = container.logs(tail=5).decode(errors="replace")
     except DockerException as error:
+        code, said = -1, str(error)
+    finally:
+        container.remove(force=True)
+    if code:
         with contextlib.suppress(DockerException):
             client.images.remove(image)
-        raise ImageBuildError(f"the new image does not run, and was removed: {error}") from error
+        raise ImageBuildError(f"the new image does not run, and was removed: {said}")
 
 
-def _build(client: Any, log: Callable[[str], None]) -> tuple[str, str]:
+def _build(client: Any, log: Callable[[str], object]) -> tuple[str, str]:
     """Return (id, how) of a new image without a name."""
     refused = _pull_base(client, log)
     if not refused:
@@ -138,7 +145,7 @@ def _build(client: Any, log: Callable[[str], None]) -> tuple[str, str]:
         return _import(client, archive, log), how
 
 
-def _pull_base(client: Any, log: Callable[[str], None]) -> str:
+def _pull_base(client: Any, log: Callable[[str], object]) -> str:
     """Make the Dockerfile's base image available. Return why that failed, or nothing."""
     import docker
     from requests.exceptions import RequestException
@@ -155,7 +162,7 @@ def _pull_base(client: Any, log: Callable[[str], None]) -> str:
     return ""
 
 
-def _from_dockerfile(client: Any, log: Callable[[str], None]) -> str:
+def _from_dockerfile(client: Any, log: Callable[[str], object]) -> str:
     from docker.errors import APIError, BuildError
 
     log("building from the Dockerfile")
@@ -168,7 +175,7 @@ def _from_dockerfile(client: Any, log: Callable[[str], None]) -> str:
     return str(image.id)
 
 
-def _import(client: Any, archive: Path, log: Callable[[str], None]) -> str:
+def _import(client: Any, archive: Path, log: Callable[[str], object]) -> str:
     log(f"importing {archive.stat().st_size / 1024**2:.0f} MB")
     lines = (RECIPE / "Dockerfile").read_text().splitlines()
     changes = [line for line in lines if line.startswith(_SETTING_LINES)] + [f"LABEL {RECIPE_LABEL}={recipe_hash()}"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,11 +20,12 @@ from pygit2.enums import ConfigLevel
 
 from workflowmaster.blocks import looseobjects
 from workflowmaster.blocks.looseobjects import LARGE
+from workflowmaster.blocks.packfile import Batch
 from workflowmaster.blocks.refusal import WorkspaceError, disk_errors
 from workflowmaster.blocks.trees import DIRECTORY, EMPTY_TREE, Entry, Listing, encode, is_tree, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["LARGE", "ObjectStore", "WorkspaceError", "disk_errors", "quiet_libgit2"]
 
@@ -52,6 +54,7 @@ class ObjectStore:
         self.objects = git_dir / "objects"
         self.repo = pygit2.Repository(str(git_dir))
         self._trees: dict[bytes, Listing] = {}
+        self._batch: Batch | None = None
         self.bytes_written = 0
         """Uncompressed bytes of blobs this process has added."""
 
@@ -92,11 +95,31 @@ class ObjectStore:
         header = b"%s %d\0" % (kind.encode(), len(data))
         oid = hashlib.sha1(header + data, usedforsecurity=False).digest()
         path = self._path(oid)
-        if oid != held and not os.path.exists(path):  # noqa: PTH110 -- pathlib costs more than the write
+        if oid == held or (self._batch is not None and oid in self._batch):
+            return oid
+        if os.path.exists(path):  # noqa: PTH110 -- pathlib costs more than the write
+            return oid
+        if kind == "blob":
+            self.bytes_written += len(data)
+        if self._batch is not None:
+            self._batch.add(oid, kind, data)
+        else:
             looseobjects.install(path, zlib.compress(header + data, 1))
-            if kind == "blob":
-                self.bytes_written += len(data)
         return oid
+
+    @contextmanager
+    def bulk(self) -> Iterator[None]:
+        """Collect what is written inside: many objects become one pack, few become files.
+
+        Nothing of it can be read before the end, and after an exception nothing of it exists.
+        """
+        batch = self._batch = Batch(self.objects)
+        try:
+            yield
+            batch.finish()
+        finally:
+            self._batch = None
+            batch.discard()
 
     def write_tree(self, entries: Listing) -> bytes:
         """Store a tree and return its id."""

@@ -38,7 +38,7 @@ class ImageBuildError(RuntimeError):
 
 
 @contextlib.contextmanager
-def made(recipe: Path, log: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
+def made(recipe: Path, log: Callable[[str], object]) -> Iterator[tuple[Path, str]]:
     """Yield (archive, tool): a tar archive of the recipe's system, deleted afterwards.
 
     Raises ImageBuildError when this host has neither the tools nor the rights, or the tool fails.
@@ -69,7 +69,7 @@ def _scratch() -> str | None:
     return str(memory) if usable and room > _ROOM else None
 
 
-def _tool(log: Callable[[str], None]) -> str:
+def _tool(log: Callable[[str], object]) -> str:
     """Return the tool to use, installing mmdebstrap where that is ours to do."""
     if shutil.which("apt-get") is None:
         raise ImageBuildError(f"no registry answers, and this host has no Debian packages. {_ADVICE}")
@@ -82,7 +82,7 @@ def _tool(log: Callable[[str], None]) -> str:
     raise ImageBuildError(f"no registry answers, and mmdebstrap is not installed. {_ADVICE}")
 
 
-def _installed(package: str, log: Callable[[str], None]) -> bool:
+def _installed(package: str, log: Callable[[str], object]) -> bool:
     """Install a package; whether that worked."""
     log(f"installing {package}")
     argv = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "--yes", "--no-install-recommends", package]
@@ -98,7 +98,7 @@ def _installed(package: str, log: Callable[[str], None]) -> bool:
     return False
 
 
-def _sources(log: Callable[[str], None]) -> list[str]:
+def _sources(log: Callable[[str], object]) -> list[str]:
     """Return apt's own Debian or Ubuntu sources as one-line entries; third-party ones stay out of the image."""
     found = _configured()
     if not found and os.geteuid() == 0:

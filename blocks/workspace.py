@@ -189,9 +189,18 @@ class Store:
         with disk_errors(str(self.folder)), handles.root(directory) as fd:
             self._remove_throwaway(fd, known)
             scan = Scan(self._objects, self._submodules(first), caps.total_bytes)
-            tree = scan.run(fd, known)
+            tree = self._scan(scan, fd, directory)
             tree = self._prune(tree, known, scan, caps)
             return self._commit(tree, scan, parents, f"{message}\n\nStep: {step}", before)
+
+    def _scan(self, scan: Scan, fd: int, directory: Path) -> bytes:
+        try:
+            with self._objects.bulk():
+                return scan.run(fd, self._known[directory])
+        except BaseException:
+            # The stamps taken so far speak of objects that were never stored.
+            del self._known[directory]
+            raise
 
     def _prune(self, tree: bytes, known: Known, scan: Scan, caps: Caps) -> bytes:
         left = Left(self._objects, known.root, self._outer_rules(), self._history.project)

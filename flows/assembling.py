@@ -85,7 +85,8 @@ def note_agents(found: Found, context: Context) -> None:
     if not agents or context.options.agent:
         return
     names = ", ".join(step.id for step in agents[:8]) + (" …" if len(agents) > 8 else "")
-    said = f"{len(agents)} steps need an agent or a person: {names}"
+    need = "step needs" if len(agents) == 1 else "steps need"
+    said = f"{len(agents)} {need} an agent or a person: {names}"
     place = context.prompt.place(agents[0].source.line)
     context.report.add("WM506", said, place, severity="note", help="configure an agent, or do them when the run waits")
 

@@ -81,6 +81,7 @@ async def deliver(  # noqa: PLR0913 - each is a field of the form in the Prefect
 async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
     """Work through a prepared journey inside a flow run, and close it. Returns the flow run's final state."""
     token = current.set(journey)
+    journey.begun = True
     try:
         await _begin(journey)
         state = await _work(journey, watcher)

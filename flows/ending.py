@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from workflowmaster.blocks.forge import ChangedFile, LocalForge, PullRequest
 from workflowmaster.blocks.layering import tree_of
@@ -23,21 +23,22 @@ from workflowmaster.flows.state import WorkflowState, final_status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from workflowmaster.blocks import workspace
     from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.plan import StepResult
 
-TAIL_LINES = 40
-"""Lines of each log that the report shows."""
+TAIL_LINES = 60
+"""Last lines of each log that the report looks at for those that decided."""
 
 
 async def conclude(journey: Journey, *, aborted: str = "") -> WorkflowState:
     """Compute how the run ended, publish what it made, and write the report and the final state."""
     status = "aborted" if aborted else final_status(journey.plan.tasks, journey.results)
     state = journey.state(status=status, reason=aborted or reason(journey), running=())
-    state = await _publish(journey, state)
+    state, files = await _publish(journey, state)
     logs = {step: tail(paths[-1], TAIL_LINES) for step in journey.results if (paths := journey.folder.logs(step))}
     state = state.model_copy(update={"report": str(journey.folder.report)})
-    await asyncio.to_thread(write_atomically, journey.folder.report, report.html(state, logs))
+    await asyncio.to_thread(write_atomically, journey.folder.report, report.html(state, logs, files=files))
     await _artifact(state, logs)
     journey.audit.append(
         "workflow.finished", status=state.status, reason=state.reason, branch=state.branch, commit=state.commit
@@ -51,42 +52,45 @@ async def conclude(journey: Journey, *, aborted: str = "") -> WorkflowState:
 
 def reason(journey: Journey) -> str:
     """Return the first thing a person should read about a run that did not complete; empty if it did."""
-    steps = journey.steps.values()
+    mandatory = [journey.results[s.id] for s in journey.steps.values() if s.mandatory and s.id in journey.results]
     for status in ("failed", "waiting", "blocked", "pending"):
-        for step in steps:
-            result = journey.results.get(step.id)
-            if result and result.status == status and step.mandatory:
-                return f"step {step.id}: {result.reason}"
+        found = [result for result in mandatory if result.status == status]
+        if found:
+            first = min(found, key=lambda result: result.started_at + result.seconds)
+            return f"step {first.step}: {first.reason}"
     return ""
 
 
-async def _publish(journey: Journey, state: WorkflowState) -> WorkflowState:
+async def _publish(journey: Journey, state: WorkflowState) -> tuple[WorkflowState, tuple[ChangedFile, ...]]:
     """Join the ends of all branches of the graph and export them. A conflict is reported, and nothing is exported."""
     ends = _ends(journey)
     if not ends:
-        return state
+        return state, ()
     try:
         tip, commit, patch = await in_git(journey, lambda: _export(journey, ends))
     except WorkspaceError as error:
         worse = "partial" if state.status == "completed" else state.status
-        return state.model_copy(update={"status": worse, "reason": state.reason or str(error)})
+        return state.model_copy(update={"status": worse, "reason": state.reason or str(error)}), ()
     if not commit:
-        return state
+        return state, ()
     state = state.model_copy(update={"branch": branch(journey), "commit": commit})
-    changed = await in_git(journey, lambda: journey.store.changed_files(tip))
-    words = {"A": "added", "M": "modified", "D": "deleted", "T": "modified"}
-    files = tuple(
-        ChangedFile.model_validate(
-            {"path": f.path, "change": words[f.status], "added": f.additions, "deleted": f.deletions}
-        )
-        for f in changed
-    )
+    files = tuple(map(_changed, await in_git(journey, lambda: journey.store.changed_files(tip))))
     title, body = report.pull_request(state, files=files)
     request = PullRequest(title=title, body=body, branch=state.branch, patch=patch, files=files)
     forge = LocalForge(journey.folder.path)
     made = await asyncio.to_thread(forge.open_pull_request, request)
     journey.audit.append("branch.exported", branch=state.branch, commit=commit, tree=tree_of(journey.store, tip))
-    return state.model_copy(update={"pull_request": made.location})
+    return state.model_copy(update={"pull_request": made.location}), files
+
+
+def _changed(file: workspace.ChangedFile) -> ChangedFile:
+    words: dict[str, Literal["added", "modified", "deleted"]] = {
+        "A": "added",
+        "M": "modified",
+        "D": "deleted",
+        "T": "modified",
+    }
+    return ChangedFile(path=file.path, change=words[file.status], added=file.additions, deleted=file.deletions)
 
 
 def _ends(journey: Journey) -> list[tuple[str, str]]:
@@ -107,7 +111,7 @@ def _export(journey: Journey, ends: list[tuple[str, str]]) -> tuple[str, str, by
         return tip, "", b""
     author = _author(journey.settings.commit_author)
     message = f"{journey.plan.name}\n\nWorkflow {journey.id}, plan {journey.plan.workflow_hash[:12]}."
-    commit = store.export(tip, branch=branch(journey), message=message, author=author)
+    commit = store.export(tip, branch=branch(journey), message=message, author=author, expected=journey.exported)
     return tip, commit, store.patch(tip)
 
 

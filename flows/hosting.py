@@ -41,7 +41,7 @@ def _forge(journey: Journey, step: Step) -> StepResult:
         return host_result(journey, step, outputs={"issue": issue.location})
     if step.phase == "branch_management":
         return host_result(journey, step, outputs={"branch": branch(journey)})
-    # Branch, patch and pull request are made once, at the end, from the whole run's outcome: see `outcome.py`. What is
+    # Branch, patch and pull request are made once, at the end, from the whole run's outcome: see `ending.py`. What is
     # judged here is whether there will be one.
     return host_result(journey, step, outputs={"pull_request": str(journey.folder.path / "pull-request.md")})
 

@@ -105,8 +105,14 @@ class Journey:
     """Step id → what the containers of its failed attempts did."""
     infrastructure: list[str] = field(default_factory=list)
     """Troubles that were not the steps' own."""
+    attempts: dict[str, int] = field(default_factory=dict)
+    """Step id → attempts that an earlier part of the run made, however they ended."""
+    exported: str | None = None
+    """Tip of the run's branch as an earlier part of the run left it: only from there may the branch be moved."""
     parking: Parking | None = None
     """Containers that were started before the flow was; None where the flow makes its own."""
+    begun: bool = False
+    """Whether its flow run has taken it over, and will close it."""
     crash: Exception | None = None
     """What ended the flow itself, kept because Prefect only hands out its text."""
     owner: Owner = field(default_factory=Owner.me)
@@ -143,6 +149,7 @@ class Journey:
             reused=tuple(self.reused),
             decisions=tuple(self.decisions),
             base_commit=self.store.base,
+            issue=next((r.outputs["issue"] for r in self.results.values() if "issue" in r.outputs), ""),
             audit_log=str(self.folder.audit),
             started_at=self.started_at,
             seconds=time.time() - self.started_at,
@@ -154,7 +161,7 @@ class Journey:
         write_atomically(self.folder.state_file, state.model_dump_json(), durable=durable)
 
     def abandon(self) -> None:
-        """Close a run that could not begin, and leave nothing of it: no container, no pin, and no folder if it is new."""
+        """Close a run that could not begin. Nothing of it stays: no container, and of a new one no pin and no folder."""
         new = not self.folder.state_file.exists()
         if self.parking:
             self.parking.close()
@@ -217,6 +224,8 @@ def prepare(
             policies=limits,
             user=user,
             lock=lock,
+            attempts={s.id: len(resume.logs(s.id)) for s in plan.tasks} if resume else {},
+            exported=(resume.state().commit or None) if resume else None,
         )
         keep(journey, resumed(resume, journey.record) if resume else journey.record)
         return journey

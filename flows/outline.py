@@ -150,7 +150,7 @@ def inline(text: str) -> Inline:
     codes = tuple(child.content.strip() for child in children if child.type == "code_inline" and child.content.strip())
     if not lead:
         return Inline(rest, "", rest, codes)
-    return Inline(f"{lead} {rest}".strip(), lead.rstrip(" :"), rest.lstrip(" :-–—").strip(), codes)  # noqa: RUF001 - people write dashes
+    return Inline(_plain(children).strip(), lead.rstrip(" :"), rest.lstrip(" :-–—").strip(), codes)  # noqa: RUF001 - people write dashes
 
 
 def is_checkbox(text: str) -> bool:

@@ -115,11 +115,15 @@ class Parking:
             if not self.enabled or len(self._waiting) >= self._limit:
                 return
             if step.in_container and step.id not in self._waiting and step.id not in self.journey.running:
-                self._waiting[step.id] = self.park(step, 1, "work")
+                self._waiting[step.id] = self.park(step, self._first(step), "work")
+
+    def _first(self, step: Step) -> int:
+        """Return the number of the first attempt that this part of the run makes."""
+        return self.journey.attempts.get(step.id, 0) + 1
 
     async def take(self, step: Step, attempt: int) -> Parked:
         """Hand out the step's container: the one that waits, or a fresh one. Raises SandboxUnavailable."""
-        waiting = self._waiting.pop(step.id, None) if attempt == 1 else None
+        waiting = self._waiting.pop(step.id, None) if attempt == self._first(step) else None
         if waiting is not None:
             try:
                 parked = await self.arrived(waiting)

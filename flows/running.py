@@ -85,6 +85,22 @@ def server() -> Iterator[EmbeddedServer | None]:
 
 def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> WorkflowState:
     """Run a prepared journey to its end and return the state it left. KeyboardInterrupt after an orderly stop."""
+    folder = journey.folder
+    try:
+        _set_off(journey, watcher, own)
+        asyncio.run(_until_done(journey))
+    finally:
+        if not journey.begun:
+            journey.abandon()
+        if own:
+            _drain()
+    if journey.crash:
+        raise journey.crash
+    return folder.state()
+
+
+def _set_off(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> None:
+    """Start the first containers, import Prefect and wait for the server, all at the same time."""
     sweep(journey.engine, workflow=journey.id)
     if not journey.record.flow_run_id:
         # Most of a start is waiting for the engine: let it work while this process imports Prefect.
@@ -95,20 +111,9 @@ def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> W
 
     gc.freeze()
     gc.enable()
+    if own:
+        own.wait_ready()
     delivery.prepared[journey.id] = (journey, watcher)
-    folder = journey.folder
-    try:
-        if own:
-            own.wait_ready()
-        asyncio.run(_until_done(journey))
-    finally:
-        if delivery.prepared.pop(journey.id, None):
-            journey.abandon()  # the flow never began
-        if own:
-            _drain()
-    if journey.crash:
-        raise journey.crash
-    return folder.state()
 
 
 def _drain() -> None:

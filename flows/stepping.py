@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workflowmaster.flows.diagnostics import Place, Report
     from workflowmaster.flows.explicit import Draft
     from workflowmaster.flows.validation import Read
+    from workflowmaster.policies import SecurityPolicy
 
 _HOST_KINDS: frozenset[Kind] = frozenset(("setup", "forge", "approval"))
 _FORGE_PHASES: Mapping[str | None, Phase] = {
@@ -79,7 +80,7 @@ def _whole(draft: Draft, context: Context) -> Step:
         approval=keys.approval,
         cache=next((given for given in (keys.cache, context.front.keys.cache) if given is not None), False),
         resources=resources(read, granted, context),
-        network=network(read, context),
+        network=_reachable(read, granted, context),
         checkpoint=keys.checkpoint,
         git=draft.kind == "agent" if keys.git is None else keys.git,
         on_retry=keys.on_retry,
@@ -190,6 +191,15 @@ def _outputs(read: Read[StepAttributes], report: Report) -> tuple[str, ...]:
             said = f"{name!r} cannot name an output"
             report.add("WM318", said, read.at("outputs", index), help="a word of letters, digits, `_` and `-`")
     return read.keys.outputs
+
+
+def _reachable(read: Read[StepAttributes], policy: SecurityPolicy, context: Context) -> Network | None:
+    asked = network(read, context)
+    if asked and asked.allowed and policy.network == "none" and read.given("network"):
+        said = f"policy {policy.name!r} has no network, so nothing of this can be reached"
+        advice = "name a policy with a network, such as standard, or remove the line"
+        context.report.add("WM407", said, read.located.key("network"), severity="warning", help=advice)
+    return asked
 
 
 def network(read: Read[StepAttributes], context: Context) -> Network | None:

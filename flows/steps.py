@@ -101,7 +101,7 @@ async def run_step(step_id: str) -> StepResult:
     journey = current.get()
     runtime = runtimes[journey.id]
     step = journey.steps[step_id]
-    number = _attempt_number()
+    number = _attempt_number(journey, step_id)
     runtime.on_attempt(step_id, number)
     if not step.in_container:
         return await hosting.run(journey, step)
@@ -162,9 +162,10 @@ def record_decision(journey: Journey, decision: Decision) -> None:
     journey.audit.append("decision", **decision.model_dump(mode="json"))
 
 
-def _attempt_number() -> int:
+def _attempt_number(journey: Journey, step_id: str) -> int:
+    """Count this attempt on top of those that an earlier part of the run made: it has a log and a name of its own."""
     context = TaskRunContext.get()
-    return context.task_run.run_count if context else 1
+    return journey.attempts.get(step_id, 0) + (context.task_run.run_count if context else 1)
 
 
 class _Lines:
