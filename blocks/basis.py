@@ -101,6 +101,11 @@ class Basis:
 
     def _private(self, workspace: Path) -> bytes:
         """Snapshot a directory that is no repository, as `git init; git add -A; git commit` would, but over here."""
+        if workspace in self.objects.git_dir.parents:
+            message = (
+                f"The state directory {self.objects.git_dir.parent} lies inside {workspace}. Set WORKFLOWMASTER_HOME."
+            )
+            raise WorkspaceError("unsafe", message)
         scan = Scan(self.objects, {}, DEFAULT_CAPS.total_bytes, rules=Rules(), lend=False)
         with handles.root(workspace, lend=False) as fd, self.objects.bulk():
             tree = scan.run(fd, Known())
@@ -123,8 +128,9 @@ class Basis:
         name = str(config[_PIN]) if _PIN in config else f"refs/workflowmaster/{self.workflow}/base"
         further = (f"refs/workflowmaster/{self.workflow}.{n}/base" for n in count(2))
         while not self._take(name, origin):
-            name = next(further)
-        config[_PIN] = name
+            name = config[_PIN] = next(further)
+        if _PIN not in config:
+            config[_PIN] = name
 
     def _take(self, name: str, origin: bytes) -> bool:
         """Create the ref, or find it as it should be; False if it holds something else."""

@@ -82,8 +82,8 @@ def engine_trouble(what: str) -> Iterator[None]:
 def _unreachable(what: str, error: Exception) -> SandboxUnavailable:
     if "permission denied" in str(error).lower():
         return SandboxUnavailable(
-            f"{what}: this user may not use the Docker Engine ({error}). Join its group (`sudo usermod -aG docker $USER`, "
-            "then log in again), or point DOCKER_HOST at an engine of your own",
+            f"{what}: this user may not use the Docker Engine ({error}). Join its group (`sudo usermod -aG docker "
+            "$USER`, then log in again), or point DOCKER_HOST at an engine of your own",
             reason="permission",
         )
     return SandboxUnavailable(
@@ -134,7 +134,7 @@ class Engine:
             import docker
             from docker.utils import kwargs_from_env
 
-            options: dict[str, Any] = {"base_url": self._url} if self._url else kwargs_from_env()
+            options: dict[str, Any] = {"base_url": self._url} if self._url else {**kwargs_from_env()}
             client = docker.APIClient(version="auto", timeout=120, max_pool_size=CONNECTIONS, **options)
             client.ping()
             return client
@@ -164,7 +164,7 @@ class Engine:
 
         with engine_trouble(f"inspect image {reference}"):
             try:
-                return str(self.client.inspect_image(reference)["Id"])
+                return str(self.client.inspect_image(reference)["Id"])  # type: ignore[no-untyped-call]
             except docker.errors.ImageNotFound:
                 return None
 
@@ -204,7 +204,7 @@ class Engine:
 
         with engine_trouble("wait"):
             try:
-                return int(self.client.wait(container, timeout=seconds)["StatusCode"])
+                return int(self.client.wait(container, timeout=seconds)["StatusCode"])  # type: ignore[arg-type]
             except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
                 # docker-py says the same of a wait that takes too long and of a lost connection.
                 state = self.client.inspect_container(container)["State"]

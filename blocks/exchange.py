@@ -52,66 +52,91 @@ class Exchange:
 
     def make(self, user: tuple[int, int]) -> Exchange:
         """Create both folders; the outward one belongs to the container's user."""
-        self.inward.mkdir(parents=True, exist_ok=True)
-        self.inward.chmod(0o755)
-        self.outward.mkdir(exist_ok=True)
-        self.outward.chmod(0o755)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for directory in (self.inward, self.outward):
+            _open_to_all(directory)
         if os.geteuid() == 0:
             os.chown(self.outward, *user)
+        elif os.geteuid() != user[0]:
+            # Only those who can enter the state directory reach it, and that is nobody else.
+            self.outward.chmod(0o777)
         return self
 
     def write(self, environment: Mapping[str, str], files: Mapping[str, str]) -> None:
         """Complete the inward side: the environment, an empty stdin unless given, and the files (name → text)."""
         for name, text in {"stdin": "", **files, "env": environment_file(environment)}.items():
             path = self.inward / name
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode(errors="surrogateescape"))
             path.chmod(0o644)
 
     def place(self, name: str, data: bytes, *, executable: bool = False) -> None:
         """Put a declared input file at `inputs/NAME` on the inward side. `name` is a checked relative path."""
         path = self.inward / "inputs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for parent in reversed(path.relative_to(self.inward).parents[:-1]):
+            _open_to_all(self.inward / parent)
         path.write_bytes(data)
         path.chmod(0o755 if executable else 0o644)
 
     def outputs(self) -> dict[str, str]:
         """Read what the step wrote to `$WM_OUTPUT`. BadOutputs if it is no plain, small file of `name=value` lines."""
         data = read_plain(self.outward, "outputs", OUTPUTS_CAP)
-        return parse_outputs(data.decode(errors="replace")) if data else {}
+        try:
+            return parse_outputs(data.decode())
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise BadOutputs(f"line {line} of $WM_OUTPUT is not UTF-8; put binary results into files") from error
+
+
+def _open_to_all(directory: Path) -> None:
+    """Make a directory that the container's user can enter, whatever our own umask says."""
+    directory.mkdir(exist_ok=True)
+    directory.chmod(0o755)
 
 
 def read_plain(folder: Path, name: str, cap: int) -> bytes:
     """Read a regular file that untrusted code may have made; empty if it is not there. BadOutputs for anything else."""
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+        finally:
+            os.close(directory)
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise BadOutputs(f"/out/{name} is not a plain file ({error.strerror})") from error
-    finally:
-        os.close(directory)
-    with os.fdopen(handle, "rb") as file:
+        raise BadOutputs(f"/out/{name} cannot be read as a plain file ({error.strerror})") from error
+    try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise BadOutputs(f"/out/{name} is not a plain file")
-        data = file.read(cap + 1)
+        data = _read(handle, cap + 1)
+    finally:
+        os.close(handle)
     if len(data) > cap:
         raise BadOutputs(f"/out/{name} is larger than {cap:,} bytes; put large results into files of the workspace")
+    return data
+
+
+def _read(handle: int, most: int) -> bytes:
+    data = b""
+    while len(data) < most and (more := os.read(handle, most - len(data))):
+        data += more
     return data
 
 
 def parse_outputs(text: str) -> dict[str, str]:
     """Read `name=value` lines, and `name<<END` … `END` for values of several lines, as GitHub's runner does."""
     found: dict[str, str] = {}
-    lines = enumerate(text.splitlines(), 1)
+    if "\0" in text:
+        raise BadOutputs(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} of $WM_OUTPUT has a NUL byte")
+    # Only a newline ends a line: values may hold page feeds and the line separators of Unicode.
+    lines = enumerate(text.split("\n"), 1)
     for number, line in lines:
         if not line.strip():
             continue
         name, equals, value = line.partition("=")
         if "<<" in name:
-            name, _, end = line.partition("<<")
-            value, equals = _heredoc(lines, end.strip(), number), "="
+            name, equals, end = line.partition("<<")
+            value = _heredoc(lines, end.strip(), number)
         if not equals or not NAME.fullmatch(name.strip()):
             raise BadOutputs(f"line {number} of $WM_OUTPUT is {line[:80]!r}; expected name=value")
         found[name.strip()] = value
@@ -119,7 +144,9 @@ def parse_outputs(text: str) -> dict[str, str]:
 
 
 def _heredoc(lines: enumerate[str], end: str, start: int) -> str:
-    body = []
+    if not end:
+        raise BadOutputs(f"line {start} of $WM_OUTPUT names no word that ends its value; expected name<<END")
+    body: list[str] = []
     for _, line in lines:
         if line == end:
             return "\n".join(body)

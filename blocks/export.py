@@ -159,6 +159,11 @@ def swap_ref(repo: pygit2.Repository, name: str, new: bytes, expected: str | Non
     WorkspaceError `branch` if it is anything else, or if a working tree of the user has it checked out.
     """
     target = pygit2.Oid(raw=new)
+    # git takes a leading dash for an option, so a branch of that name could not be used.
+    if not pygit2.reference_is_valid_name(name) or _short(name).startswith("-") or _short(name) == "HEAD":
+        raise WorkspaceError(
+            "branch", f"`{_short(name)}` is no branch name that git accepts. Choose another branch name."
+        )
     try:
         ref = repo.lookup_reference(name)
     except KeyError:
@@ -178,14 +183,14 @@ def swap_ref(repo: pygit2.Repository, name: str, new: bytes, expected: str | Non
     try:
         # libgit2 writes only if the ref still has the value it was read with.
         ref.set_target(target)
-    except (ValueError, pygit2.GitError) as error:
+    except (ValueError, OSError, pygit2.GitError) as error:
         raise WorkspaceError("branch", f"{_short(name)} was moved by somebody else just now: {error}.") from error
 
 
 def _create(repo: pygit2.Repository, name: str, target: pygit2.Oid) -> None:
     try:
         repo.create_reference(name, target, force=False)
-    except (ValueError, pygit2.GitError) as error:
+    except (ValueError, OSError, pygit2.GitError) as error:
         message = f"{_short(name)} cannot be created: {error}. Choose another branch name."
         raise WorkspaceError("branch", message) from error
 

@@ -27,7 +27,7 @@ def explain(receipt: Receipt, wall_seconds: float) -> tuple[str, Cause]:
 
 
 def _stopped(receipt: Receipt, wall_seconds: float) -> tuple[str, Cause] | None:
-    """Recognise what we stopped it for."""
+    """Recognise what we stopped it for, whatever code it ended with."""
     if receipt.timed_out:
         return (
             f"it ran longer than {wall_seconds:g} s and was stopped; raise timeout-minutes if it needs more",
@@ -41,6 +41,8 @@ def _stopped(receipt: Receipt, wall_seconds: float) -> tuple[str, Cause] | None:
 def _exited(receipt: Receipt) -> tuple[str, Cause]:
     """Judge how it ended by itself."""
     code = receipt.exit_code
+    if code is None:
+        return "nobody saw how it ended", "sandbox"
     if code and receipt.oom_killed:
         return f"it ran out of memory under policy {receipt.policy} (exit {code})", "oom"
     if receipt.signal:
@@ -49,6 +51,11 @@ def _exited(receipt: Receipt) -> tuple[str, Cause]:
         what = "was not found" if code == NOT_FOUND else "may not be executed"
         return f"a command {what} in the image (exit {code}); see its log", "failure"
     return (f"exit {code}", "failure") if code else ("", "")
+
+
+def signal_of(exit_code: int) -> int | None:
+    """Return the signal that an exit code stands for, by the shells' convention; None if it stands for none."""
+    return exit_code - 128 if 128 < exit_code <= 128 + signal.SIGRTMAX else None
 
 
 def _signal(number: int) -> str:

@@ -55,7 +55,7 @@ class History:
 
     def commit(self, tree: bytes, parents: Sequence[bytes], message: str, *, author: tuple[str, str] = AUTHOR) -> bytes:
         """Store a commit and return its id: a function of these arguments and of the root's date."""
-        name, mail = (_UNSAFE.sub(" ", part).strip() for part in author)
+        name, mail = (" ".join(_UNSAFE.sub(" ", part).split()) for part in author)
         signed = f"{name} <{mail}> ".encode() + self._date()
         lines = [b"tree " + tree.hex().encode()]
         lines += [b"parent " + p.hex().encode() for p in parents]

@@ -5,22 +5,26 @@ Under `hardened` the worktree is mounted read-only and under `paranoid` there is
 is a symlink or a directory replaces what stood there, and nothing is ever followed.
 """
 
+# ruff: noqa: SLF001 - the other half of `Store`, kept apart because each reads better alone
 from __future__ import annotations
 
-import re
-from fnmatch import translate
+import os
 from typing import TYPE_CHECKING
 
 from workflowmaster.blocks import handles
-from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError, disk_errors
+from workflowmaster.blocks.globs import MalformedGlobError, compile_glob
+from workflowmaster.blocks.refusal import WorkspaceError, disk_errors
 from workflowmaster.blocks.scanning import Scan
 from workflowmaster.blocks.stamps import Known
-from workflowmaster.blocks.trees import DIRECTORY, EXECUTABLE, FILE, Entry, is_tree
+from workflowmaster.blocks.trees import DIRECTORY, EXECUTABLE, FILE, Entry, is_tree, show
 from workflowmaster.blocks.workspace import Caps, Snapshot, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import re
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from workflowmaster.blocks.objectstore import ObjectStore
 
 LAYER = "workspace"
 """Folder of `/out` whose content is laid over the workspace."""
@@ -34,20 +38,30 @@ def tree_of(store: Store, commit: str) -> str:
     return store._tree(commit).hex()
 
 
-def overlay(store: Store, commit: str, outward: Path, *, step: str, message: str) -> Snapshot:
-    """Commit what lies in `outward/workspace` over the tree of `commit`; without that folder nothing changes."""
+def overlay(  # noqa: PLR0913 - one commit needs all of it
+    store: Store, commit: str, outward: Path, *, step: str, message: str, cap: int | None = None
+) -> Snapshot:
+    """Commit what lies in `outward/workspace` over the tree of `commit`; without that folder nothing changes.
+
+    A layer can add and replace; it has no way to say that a file is gone. WorkspaceError `size` if its files have more
+    than `cap` bytes, and as `Store.snapshot` has it otherwise.
+    """
     objects, history = store._objects, store._history
-    before = objects.bytes_written
-    base = store._tree(commit)
-    scan = Scan(objects, {}, Caps().total_bytes)
+    before, base = objects.bytes_written, store._tree(commit)
+    most = Caps().total_bytes
+    scan = Scan(objects, {}, most if cap is None else min(cap, most))
     with disk_errors(str(store.folder)), handles.root(outward) as top:
         try:
-            with handles.child(top, LAYER) as fd:
-                layer = scan.run(fd, Known())
-        except OSError:
-            # Not there, or no directory: there is no layer.
+            fd = handles.open_directory(top, LAYER)
+        except FileNotFoundError:
             return Snapshot(commit, base.hex(), (), changed=False, bytes_added=0)
-        tree = layered(objects, base, layer)
+        except OSError as error:
+            finding = f"/out/{LAYER}: left out, it is no directory ({error.strerror})"
+            return Snapshot(commit, base.hex(), (finding,), changed=False, bytes_added=0)
+        try:
+            tree = layered(objects, base, scan.run(fd, Known()))
+        finally:
+            os.close(fd)
     changed = tree != base
     made = history.commit(tree, [bytes.fromhex(commit)], f"{message}\n\nStep: {step}").hex() if changed else commit
     added = objects.bytes_written - before
@@ -65,30 +79,44 @@ def layered(objects: ObjectStore, below: bytes, above: bytes) -> bytes:
 
 
 def read(store: Store, commit: str, globs: Sequence[str]) -> Iterator[tuple[str, bytes, bool]]:
-    """Yield (path, content, executable) of the commit's files that match, sorted by path.
+    """Yield (path, content, executable) of the commit's files that match, in the tree's order.
 
-    Globs are as in `inputs:`; `*` also matches slashes. Symlinks are left out: they could point anywhere.
-    WorkspaceError `inputs` for a glob that matches nothing, and `size` for a file above `LARGEST_INPUT`.
+    A glob is a path from the workspace's top: `*` and `?` stop at slashes, `**` does not, and a directory stands for
+    all that is in it. Symlinks are left out: they could point anywhere. WorkspaceError `inputs` for a glob that is
+    malformed or matches nothing, and `size` for a file above `LARGEST_INPUT`.
     """
     objects = store._objects
-    patterns = {glob: re.compile(translate(glob)) for glob in globs}
+    patterns = {glob: _compiled(glob) for glob in globs}
     unused = set(globs)
-    for path, entry in _files(objects, store._tree(commit), ""):
-        hits = {glob for glob, pattern in patterns.items() if pattern.match(path)}
+    for path, entry, hits in _files(objects, store._tree(commit), patterns):
         unused -= hits
-        if not hits:
-            continue
+        name = os.fsdecode(path)
         if objects.size(entry.oid) > LARGEST_INPUT:
-            raise WorkspaceError("size", f"input {path} is larger than {LARGEST_INPUT:,} bytes")
-        yield path, objects.read(entry.oid), entry.mode == EXECUTABLE
+            raise WorkspaceError("size", f"input {show(path)} is larger than {LARGEST_INPUT:,} bytes")
+        yield name, objects.read(entry.oid), entry.mode == EXECUTABLE
     if unused:
         raise WorkspaceError("inputs", f"no file of the workspace matches the step's input {', '.join(sorted(unused))}")
 
 
-def _files(objects: ObjectStore, tree: bytes, prefix: str) -> Iterator[tuple[str, Entry]]:
+def _compiled(glob: str) -> re.Pattern[bytes]:
+    try:
+        return compile_glob(os.fsencode(glob.removeprefix("./").rstrip("/")))
+    except MalformedGlobError as error:
+        raise WorkspaceError("inputs", f"the step's input {glob!r} has an open bracket or backslash") from error
+
+
+def _files(
+    objects: ObjectStore,
+    tree: bytes,
+    patterns: Mapping[str, re.Pattern[bytes]],
+    prefix: bytes = b"",
+    inside: frozenset[str] = frozenset(),
+) -> Iterator[tuple[bytes, Entry, frozenset[str]]]:
+    """Yield the regular files that globs match, and which ones; `inside` are those that match a directory above."""
     for name, entry in sorted(objects.tree(tree).items()):
-        path = prefix + name.decode(errors="surrogateescape")
+        path = prefix + name
+        hits = inside | {glob for glob, pattern in patterns.items() if pattern.fullmatch(path)}
         if is_tree(entry):
-            yield from _files(objects, entry.oid, path + "/")
-        elif entry.mode in (FILE, EXECUTABLE):
-            yield path, entry
+            yield from _files(objects, entry.oid, patterns, path + b"/", hits)
+        elif hits and entry.mode in (FILE, EXECUTABLE):
+            yield path, entry, hits

@@ -51,7 +51,7 @@ class Laying:
         known.tree, known.fresh = None, []
         self._own(fd, handles.DIRECTORY_MODE)
         self._lay(_Here(fd, known.root, b""), tree)
-        self._done(known, tree)
+        self._done(fd, known, tree)
 
     def switch(self, fd: int, known: Known, tree: bytes) -> None:
         """Make the open directory, which equals `known.tree` exactly, equal another tree."""
@@ -60,10 +60,10 @@ class Laying:
             raise ValueError("switch needs a directory whose tree is known; use lay")
         if old != tree:
             self._switch(_Here(fd, known.root, b""), old, tree)
-        self._done(known, tree)
+        self._done(fd, known, tree)
 
-    def _done(self, known: Known, tree: bytes) -> None:
-        known.tree = tree
+    def _done(self, fd: int, known: Known, tree: bytes) -> None:
+        known.equals(fd, tree)
         known.fresh += self.fresh
         known.settle()
 

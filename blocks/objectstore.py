@@ -32,7 +32,7 @@ __all__ = ["LARGE", "ObjectStore", "WorkspaceError", "disk_errors", "quiet_libgi
 Kind = Literal["blob", "tree", "commit"]
 
 _KINDS: dict[int, Kind] = {1: "commit", 2: "tree", 3: "blob"}
-_CACHED_TREES = 20_000
+_CACHED_ENTRIES = 100_000
 
 
 def quiet_libgit2() -> None:
@@ -54,6 +54,7 @@ class ObjectStore:
         self.objects = git_dir / "objects"
         self.repo = pygit2.Repository(str(git_dir))
         self._trees: dict[bytes, Listing] = {}
+        self._cached = 0
         self._batch: Batch | None = None
         self.bytes_written = 0
         """Uncompressed bytes of blobs this process has added."""
@@ -63,6 +64,8 @@ class ObjectStore:
         """Make (or reopen) a bare repository whose missing objects are looked up in `alternate`."""
         if not (git_dir / "HEAD").exists():
             pygit2.init_repository(str(git_dir), bare=True)
+        if alternate is not None and b"\n" in os.fsencode(alternate):
+            raise WorkspaceError("unsafe", f"{str(alternate)!r} has a line break in its path. Rename that directory.")
         if alternate is not None:
             _write_whole(git_dir / "objects/info/alternates", os.fsencode(alternate) + b"\n")
         return cls(git_dir)
@@ -85,9 +88,8 @@ class ObjectStore:
         """Return a tree's entries. The listing is shared: do not change it."""
         found = self._trees.get(oid)
         if found is None:
-            if len(self._trees) >= _CACHED_TREES:
-                self._trees.clear()
-            found = self._trees[oid] = {} if oid == EMPTY_TREE else parse(self.read(oid))
+            found = {} if oid == EMPTY_TREE else parse(self.read(oid))
+            self._keep(oid, found)
         return found
 
     def write(self, kind: Kind, data: bytes, *, held: bytes | None = None) -> bytes:
@@ -126,8 +128,15 @@ class ObjectStore:
         if not entries:
             return self.write("tree", b"")
         oid = self.write("tree", encode(entries))
-        self._trees[oid] = dict(entries)
+        self._keep(oid, dict(entries))
         return oid
+
+    def _keep(self, oid: bytes, listing: Listing) -> None:
+        if self._cached > _CACHED_ENTRIES:
+            self._trees.clear()
+            self._cached = 0
+        self._trees[oid] = listing
+        self._cached += len(listing)
 
     def write_file(self, fd: int, size: int, *, held: bytes | None = None) -> bytes:
         """Store the content of an open file from its current offset and return the blob's id; `held` as in `write`."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LONGEST_LINE = 16_384
-"""Bytes after which a line without an end is passed on as one, so that a watcher sees a progress bar too."""
+"""Bytes after which a line without an end is passed on in pieces, so that a watcher sees a progress bar too."""
 
 CUT = "[workflowmaster: output cut at {cap:,} bytes, the cap of policy {policy}; the container was stopped]"
 
@@ -34,6 +34,8 @@ class Capture:
         self._cap, self._policy, self._lines = cap, policy, lines
         self._file: BinaryIO = path.open("ab")
         self._rest = b""
+        self._unfinished = False
+        """Whether the file ends in the middle of a line."""
 
     def __call__(self, data: bytes) -> bool:
         """Take bytes; False when the cap has been reached and the rest is cut."""
@@ -43,7 +45,9 @@ class Capture:
         # A follower reads this file while it grows, and after a crash it is all there is.
         self._file.flush()
         self.size += len(kept)
-        self._split(kept)
+        if kept:
+            self._unfinished = not kept.endswith(b"\n")
+            self._split(kept)
         if len(data) > room and not self.capped:
             self.capped = True
             self.note(CUT.format(cap=self._cap, policy=self._policy))
@@ -51,21 +55,33 @@ class Capture:
 
     def note(self, text: str) -> None:
         """Write a line of our own, which the cap does not count."""
-        end = b"" if self._rest == b"" else b"\n"
         self._flush_rest()
-        self._file.write(end + text.encode() + b"\n")
+        self._file.write(b"\n" * self._unfinished + text.encode() + b"\n")
         self._file.flush()
+        self._unfinished = False
         if self._lines:
             self._lines(text)
 
     def _split(self, data: bytes) -> None:
         if not self._lines:
             return
-        *whole, self._rest = (self._rest + data).split(b"\n")
+        *whole, rest = (self._rest + data).split(b"\n")
         for line in whole:
-            self._lines(line.decode(errors="replace").rstrip("\r"))
-        if len(self._rest) > LONGEST_LINE:
-            self._flush_rest()
+            last = self._pieces(line)
+            self._lines(last.decode(errors="replace").removesuffix("\r"))
+        self._rest = self._pieces(rest)
+
+    def _pieces(self, line: bytes) -> bytes:
+        """Pass on what is too long for one line and return the rest; where it is cut depends on its bytes alone."""
+        while len(line) > LONGEST_LINE:
+            end = LONGEST_LINE
+            # Not within a character: its later bytes look like 10xxxxxx, and there are three at most.
+            while end > LONGEST_LINE - 4 and line[end] & 0xC0 == 0x80:
+                end -= 1
+            if self._lines:
+                self._lines(line[:end].decode(errors="replace"))
+            line = line[end:]
+        return line
 
     def _flush_rest(self) -> None:
         if self._rest and self._lines:
@@ -94,7 +110,8 @@ def tail(path: Path, lines: int = 20, *, most: int = 64_000) -> str:
             data = file.read()
     except FileNotFoundError:
         return ""
-    return "\n".join(data.decode(errors="replace").splitlines()[-lines:])
+    # Not splitlines: a page feed or a record separator ends no line on a terminal.
+    return "\n".join(data.decode(errors="replace").removesuffix("\n").split("\n")[-lines:])
 
 
 def follow(path: Path, ended: Callable[[], bool], write: Callable[[bytes], object], *, every: float = 0.1) -> None:

@@ -66,6 +66,7 @@ class Reader:
         if container.stream is None:
             raise RuntimeError("run() before park()")
         self.container, self.engine, self.sink = container, engine, sink
+        self.name = f"container {container.request.name}"
         self.socket, self.pidfd = container.stream, container.pidfd
         self.frames = Frames()
         # stderr first says that the command begins; both end in a mark, and stdout's carries the exit code.
@@ -112,8 +113,7 @@ class Reader:
             return 0
         if self.timed_out or self.capped:
             raise SandboxUnavailable(
-                f"container {self.container.request.name} was killed {GRACE:g} s ago and is not dead; see the engine's log",
-                reason="stuck",
+                f"{self.name} was killed {GRACE:g} s ago and is not dead; see the engine's log", reason="stuck"
             )
         self.timed_out = True
         self._kill()
@@ -182,8 +182,7 @@ class Reader:
         if not self.begun and not self.timed_out:
             words = self.last_words.decode(errors="replace").strip()
             raise SandboxUnavailable(
-                f"container {self.container.request.name} ended with exit code {code} before its command began"
-                + (f": {words}" if words else ""),
+                f"{self.name} ended with exit code {code} before its command began" + (f": {words}" if words else ""),
                 reason="image" if code in NO_SHELL else "parked",
             )
         return Ending(code, self.usage, seconds, self.timed_out, self.capped, oom, error)
@@ -203,8 +202,5 @@ class Reader:
             self.container.kill()
             code = self.engine.wait(self.container.id, GRACE)
         if code is None:
-            raise SandboxUnavailable(
-                f"container {self.container.request.name} was killed and is not dead; see the engine's log",
-                reason="stuck",
-            )
+            raise SandboxUnavailable(f"{self.name} was killed and is not dead; see the engine's log", reason="stuck")
         return code

@@ -7,23 +7,37 @@ it says why: a promise that anyone could void with a click in a form would be no
 
 from __future__ import annotations
 
+import asyncio
+import os
 import secrets
+import shutil
 import tempfile
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import JobBlock, JobRun
 from prefect.blocks.core import Block
 from prefect.utilities.asyncutils import run_sync_in_worker_thread
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 
 from workflowmaster import policies
-from workflowmaster.blocks.container import EXCHANGE, SCRATCH, Container, ContainerRequest, Ending
+from workflowmaster.blocks.container import OUT, SCRATCH, Container, ContainerRequest
 from workflowmaster.blocks.engine import Engine, SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
+from workflowmaster.blocks.failure import explain, signal_of
 from workflowmaster.blocks.output import Capture
 from workflowmaster.blocks.owner import Owner
+from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.policies import PolicyError, SecurityPolicy
+from workflowmaster.policies.values import did_you_mean
+
+if TYPE_CHECKING:
+    from workflowmaster.blocks.reader import Ending
+
+TYPE = "docker-sandbox"
+"""Slug of the block's type: a document is `docker-sandbox/NAME`."""
 
 DOCUMENTATION = "https://github.com/workflowmaster/workflowmaster/blob/main/docs/policies.md"
 
@@ -46,7 +60,7 @@ class DockerHost(Block):
         return Engine(self.url or None)
 
 
-class DockerSandbox(JobBlock):
+class DockerSandbox(JobBlock):  # type: ignore[type-arg] # a parameter would make it another model, with another slug
     """Runs a command in a container of its own, under a named security policy.
 
     Attributes:
@@ -60,7 +74,7 @@ class DockerSandbox(JobBlock):
     """
 
     _block_type_name = "Docker Sandbox"
-    _block_type_slug = "docker-sandbox"
+    _block_type_slug = TYPE
     _description = "Runs a command in a container of its own, under a named security policy."
     model_config = ConfigDict(extra="forbid")
 
@@ -70,29 +84,42 @@ class DockerSandbox(JobBlock):
     host: DockerHost = Field(default_factory=DockerHost)
     image: str = Field(default="workflowmaster/step:1", description="Image for trigger; never pulled.")
     command: list[str] = Field(default_factory=list, description="Command for trigger.")
-    timeout_seconds: float | None = Field(default=None, description="Wall time for trigger.")
+    timeout_seconds: float | None = Field(default=None, gt=0, description="Wall time for trigger.")
 
     def effective(self) -> SecurityPolicy:
         """Return the limits that hold. PolicyError for a bad field, or for a looser one without a reason."""
         base = policies.load(self.policy)
-        try:
-            changed = SecurityPolicy.model_validate({**base.model_dump(), **self.limits, "reason": self.reason})
-        except ValueError as error:
-            raise PolicyError(f"block docker-sandbox/{self.policy}: {error}") from error
+        if not self.limits:
+            return base
+        changed = self._changed(base)
         looser = policies.looser(changed, base)
         if looser and not self.reason.strip():
             details = "; ".join(f"{finding.control}: {finding.detail}" for finding in looser)
             raise PolicyError(
-                f"block docker-sandbox/{self.policy} grants more than policy {self.policy} ({details}) and gives no "
-                "reason: fill in its field `reason`, or take the change back"
+                f"block {TYPE}/{self.policy} grants more than policy {self.policy} ({details}) and gives no reason: "
+                "fill in its field `reason`, or take the change back"
             )
         return changed
 
+    def _changed(self, base: SecurityPolicy) -> SecurityPolicy:
+        for name in self.limits:
+            # A document must not change whose name its limits go by: the audit log has that name.
+            if name not in base.controls:
+                advice = did_you_mean(name, base.controls)
+                raise PolicyError(f"block {TYPE}/{self.policy}: limits.{name} is no control of a policy{advice}")
+        try:
+            return SecurityPolicy.model_validate({**base.model_dump(), **self.limits, "reason": self.reason})
+        except ValidationError as error:
+            said = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'limits'}: {one['msg']}" for one in error.errors())
+            raise PolicyError(f"block {TYPE}/{self.policy}: {said}") from error
+
     async def trigger(self) -> SandboxRun:
-        """Start the command and return its run. Raises SandboxUnavailable or PolicyError."""
+        """Start the command and return its run. SandboxUnavailable, PolicyError; ValueError without a command."""
         return await run_sync_in_worker_thread(self._start)
 
     def _start(self) -> SandboxRun:
+        if not self.command:
+            raise ValueError(f"block {TYPE}/{self.policy} has no command to run: fill in its field `command`")
         policy, engine = self.effective(), self.host.engine()
         image_id = engine.image_id(self.image)
         if image_id is None:
@@ -100,35 +127,46 @@ class DockerSandbox(JobBlock):
                 f"the engine has no image {self.image}, and it is never pulled here", reason="image"
             )
         folder = Path(tempfile.mkdtemp(prefix="workflowmaster-"))
-        exchange = Exchange(folder / "exchange").make((1000, 1000))
-        request = ContainerRequest(
-            name=f"workflowmaster-sandbox-{secrets.token_hex(6)}",
-            image_id=image_id,
-            policy=policy,
-            argv=tuple(self.command),
-            mounts=exchange.mounts,
-            labels={"workflow": "sandbox", **Owner.me().labels()},
-            workdir=EXCHANGE,
-        )
-        exchange.write({"HOME": SCRATCH, "WM_OUTPUT": "/out/outputs"}, {})
-        seconds = min(self.timeout_seconds or policy.wall_seconds_default, policy.wall_seconds_max)
-        return SandboxRun(Container(engine, request).park(), exchange, folder / "log", seconds)
+        try:
+            user = _user(policy)
+            exchange = Exchange(folder / "exchange").make(user)
+            request = ContainerRequest(
+                name=f"workflowmaster-sandbox-{secrets.token_hex(6)}",
+                image_id=image_id,
+                policy=policy,
+                argv=tuple(self.command),
+                mounts=exchange.mounts,
+                labels={"workflow": "sandbox", **Owner.me().labels()},
+                user=f"{user[0]}:{user[1]}",
+                workdir=SCRATCH,
+            )
+            exchange.write({"HOME": SCRATCH, "WM_OUTPUT": f"{OUT}/outputs"}, {})
+            seconds = min(self.timeout_seconds or policy.wall_seconds_default, policy.wall_seconds_max)
+            return SandboxRun(Container(engine, request).park(), folder, seconds)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _user(policy: SecurityPolicy) -> tuple[int, int]:
+    """Return uid and gid for a container: never 0, and our own where we could not give its files away."""
+    if os.geteuid():
+        return os.geteuid(), os.getegid()
+    number = 200_000 + secrets.randbelow(60_000) if policy.user == "unique" else 1000
+    return number, number
 
 
 class SandboxRun(JobRun[str]):
-    """One run of a `DockerSandbox`: wait for it, then fetch what it printed."""
+    """One run of a `DockerSandbox`: it goes on in a thread of its own, and removes its container at the end."""
 
-    def __init__(self, container: Container, exchange: Exchange, log: Path, seconds: float) -> None:
-        self._container, self._exchange, self._log, self._seconds = container, exchange, log, seconds
+    def __init__(self, container: Container, folder: Path, seconds: float) -> None:
+        self._container, self._log, self._seconds = container, folder / "log", seconds
         self.ending: Ending | None = None
-
-    async def wait_for_completion(self) -> None:
-        """Run to the end. RuntimeError if the command failed; the container is removed either way."""
-        self.ending = await run_sync_in_worker_thread(self._run)
-        if self.ending.exit_code or self.ending.timed_out or self.ending.capped:
-            raise RuntimeError(
-                f"the command ended with exit code {self.ending.exit_code}; fetch_result() has its output"
-            )
+        # Not a daemon: a process that exits waits for its container, at most its wall time, instead of leaving it.
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=container.request.name)
+        self._done = thread.submit(self._run)
+        thread.shutdown(wait=False)
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def _run(self) -> Ending:
         policy = self._container.request.policy
@@ -138,6 +176,22 @@ class SandboxRun(JobRun[str]):
         finally:
             self._container.remove()
 
+    async def wait_for_completion(self) -> None:  # type: ignore[override] # Prefect's own annotation is a slip
+        """Wait for the end. RuntimeError saying why if the command failed; SandboxUnavailable if it could not run."""
+        self.ending = await asyncio.shield(asyncio.wrap_future(self._done))
+        policy = self._container.request.policy.name
+        receipt = Receipt(
+            policy=policy,
+            exit_code=self.ending.exit_code,
+            signal=signal_of(self.ending.exit_code),
+            oom_killed=self.ending.oom_killed,
+            timed_out=self.ending.timed_out,
+            output_capped=self.ending.capped,
+        )
+        reason, _ = explain(receipt, self._seconds)
+        if reason:
+            raise RuntimeError(f"the command failed under policy {policy}: {reason}; fetch_result() has its output")
+
     async def fetch_result(self) -> str:
-        """Return what it printed, stdout and stderr as they came."""
+        """Return what it printed so far, stdout and stderr as they came."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""

@@ -34,11 +34,43 @@ if TYPE_CHECKING:
     from workflowmaster.blocks.ignore import Rules
     from workflowmaster.blocks.objectstore import ObjectStore
 
+MOST_TREES = 50_000
+"""Trees whose submodules are remembered."""
 MAX_PATH = 4095
 """Bytes of a path that git and most tools can still open."""
 
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 _USUAL_MODES = frozenset({stat.S_IFREG | handles.FILE_MODE, stat.S_IFREG | handles.EXECUTABLE_MODE})
+
+
+class Gitlinks:
+    """Submodules of trees. A tree's answer is remembered, so the next tree costs only what differs."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._found: dict[bytes, tuple[tuple[bytes, bytes], ...]] = {}
+
+    def by_directory(self, tree: bytes) -> dict[bytes, dict[str, bytes]]:
+        """Return directory (`b"libs/"`, the root is empty) → name → commit id."""
+        found: dict[bytes, dict[str, bytes]] = {}
+        for path, commit in self._below(tree):
+            parent, slash, name = path.rpartition(b"/")
+            found.setdefault(parent + slash, {})[os.fsdecode(name)] = commit
+        return found
+
+    def _below(self, tree: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        """Return (path, commit id) of every submodule in a tree."""
+        if tree not in self._found:
+            if len(self._found) > MOST_TREES:
+                self._found.clear()
+            links: list[tuple[bytes, bytes]] = []
+            for name, entry in self._store.tree(tree).items():
+                if entry.mode == GITLINK:
+                    links.append((name, entry.oid))
+                elif entry.mode == DIRECTORY:
+                    links += [(name + b"/" + path, commit) for path, commit in self._below(entry.oid)]
+            self._found[tree] = tuple(links)
+        return self._found[tree]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +122,9 @@ class Scan:
                 "Let it make them readable (chmod -R a+rX), or run WorkflowMaster as root."
             )
             raise WorkspaceError("unreadable", message, files=tuple(sorted(self.unreadable)[:10]))
-        known.tree = oid if self.exact else None
-        known.fresh = []
+        known.tree, known.fresh = None, []
+        if self.exact:
+            known.equals(fd, oid)
         return oid
 
     def _directory(self, here: _Here) -> bytes:

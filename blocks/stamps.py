@@ -9,13 +9,12 @@ moment of a step are read once more by the next snapshot.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import os
-
     from workflowmaster.blocks.trees import Entry
 
 SETTLED_NS = 50_000_000
@@ -71,10 +70,20 @@ class Known:
     root: Node = field(default_factory=Node)
     tree: bytes | None = None
     """The tree it equals, or None when something may differ."""
+    mark: tuple[int, int] = (0, 0)
+    """Inode and change time of the directory itself then; a directory made anew under the same path has others."""
     fresh: list[Stamp] = field(default_factory=list)
     """Stamps of files we wrote, waiting for the clock to pass them."""
     throwaway: bool = False
     """A repository of ours stands in it, to be removed before the next snapshot."""
+
+    def equals(self, fd: int, tree: bytes) -> None:
+        """Note that the open directory equals a tree."""
+        self.tree, self.mark = tree, _mark(fd)
+
+    def still(self, fd: int, tree: bytes) -> bool:
+        """Return whether the open directory may be taken to equal a tree."""
+        return self.tree == tree and not self.throwaway and self.mark == _mark(fd)
 
     def settle(self) -> None:
         """Believe the stamps whose moment has passed. Call it before foreign code may run, never after."""
@@ -87,3 +96,8 @@ class Known:
         """Settle for the last time: from here on foreign code may run."""
         self.settle()
         self.fresh = []
+
+
+def _mark(fd: int) -> tuple[int, int]:
+    st = os.fstat(fd)
+    return st.st_ino, st.st_ctime_ns

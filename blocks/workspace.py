@@ -31,13 +31,13 @@ from workflowmaster.blocks.joining import MergeConflict
 from workflowmaster.blocks.laying import Laying
 from workflowmaster.blocks.objectstore import ObjectStore
 from workflowmaster.blocks.refusal import WorkspaceError, disk_errors
-from workflowmaster.blocks.scanning import Scan
+from workflowmaster.blocks.scanning import Gitlinks, Scan
 from workflowmaster.blocks.stamps import Known
 from workflowmaster.blocks.throwaway import make_repository
-from workflowmaster.blocks.trees import DIRECTORY, GITLINK, show
+from workflowmaster.blocks.trees import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 __all__ = [
@@ -50,6 +50,10 @@ __all__ = [
     "prepare",
     "remove_tree",
 ]
+
+
+MOST_DIRECTORIES = 16
+"""Worktrees that are remembered before the first look at which are gone."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Store:
         self._objects = objects
         self._user = user
         self._known: dict[Path, Known] = {}
-        self._gitlinks: dict[bytes, dict[bytes, dict[str, bytes]]] = {}
+        self._gitlinks = Gitlinks(objects)
         self._rules: Rules | None = None
         self._history = History(objects, b"", self._outer_rules)
         self._base = b""
@@ -146,7 +150,7 @@ class Store:
 
         Every name in it is looked at; files that provably did not change are kept.
         """
-        known = self._known.setdefault(directory, Known())
+        known = self._remember(directory)
         known.throwaway = False
         with disk_errors(str(directory)), handles.root(directory) as fd:
             Laying(self._objects, self.owner).lay(fd, known, self._tree(commit))
@@ -157,12 +161,12 @@ class Store:
         Right after `lay`, `switch` or a clean `snapshot` of `old` this looks only at what differs, and trusts that no
         foreign code has run since; in any other state it is `lay`. After a failed attempt use `lay`.
         """
-        known = self._known.get(directory)
-        if known is None or known.tree is None or known.throwaway or known.tree != self._tree(old):
-            self.lay(new, directory)
-            return
         with disk_errors(str(directory)), handles.root(directory) as fd:
-            Laying(self._objects, self.owner).switch(fd, known, self._tree(new))
+            known = self._known.get(directory)
+            if known is not None and known.still(fd, self._tree(old)):
+                Laying(self._objects, self.owner).switch(fd, known, self._tree(new))
+                return
+        self.lay(new, directory)
 
     def release(self, directory: Path) -> None:
         """Say that foreign code may run in a directory from now on; it saves the next snapshot some reading."""
@@ -183,12 +187,12 @@ class Store:
 
         WorkspaceError `unreadable` (files of another user), `size` (more than the caps allow), `disk`.
         """
-        known = self._known.setdefault(directory, Known())
+        known = self._remember(directory)
         before = self._objects.bytes_written
         first = self._tree(parents[0])
         with disk_errors(str(self.folder)), handles.root(directory) as fd:
             self._remove_throwaway(fd, known)
-            scan = Scan(self._objects, self._submodules(first), caps.total_bytes)
+            scan = Scan(self._objects, self._gitlinks.by_directory(first), caps.total_bytes)
             tree = self._scan(scan, fd, directory)
             tree = self._prune(tree, known, scan, caps)
             return self._commit(tree, scan, parents, f"{message}\n\nStep: {step}", before)
@@ -259,7 +263,7 @@ class Store:
 
         It holds copies, never a link to the store; `snapshot`, `lay` and `switch` remove it again.
         """
-        known = self._known.setdefault(directory, Known())
+        known = self._remember(directory)
         if known.tree is None:
             raise ValueError(f"{directory} must be laid before it gets a repository")
         tree = exporting.visible(self._objects, known.tree, [self._tree(self.base)], self._outer_rules())
@@ -278,6 +282,16 @@ class Store:
             self._user.repo.free()
         self._known.clear()
 
+    def _remember(self, directory: Path) -> Known:
+        """Return what is known of a directory, and forget those that are gone: a thousand files are a megabyte."""
+        known = self._known.pop(directory, None) or Known()
+        if len(self._known) >= MOST_DIRECTORIES:
+            self._known = {d: k for d, k in self._known.items() if d.exists()}
+        while len(self._known) >= 4 * MOST_DIRECTORIES:
+            del self._known[next(iter(self._known))]
+        self._known[directory] = known
+        return known
+
     def _outer_rules(self) -> Rules:
         if self._rules is None:
             self._rules = self._user.rules() if self._user else Rules()
@@ -294,15 +308,6 @@ class Store:
         if known.throwaway:
             handles.remove(fd, ".git")
             known.throwaway = False
-
-    def _submodules(self, tree: bytes) -> dict[bytes, dict[str, bytes]]:
-        """Return the tree's submodules by directory; remembered, because every snapshot asks."""
-        if tree not in self._gitlinks:
-            found: dict[bytes, dict[str, bytes]] = {}
-            for prefix, name, commit in _gitlinks(self._objects, tree, b""):
-                found.setdefault(prefix, {})[os.fsdecode(name)] = commit
-            self._gitlinks = {tree: found}
-        return self._gitlinks[tree]
 
 
 def prepare(directory: Path, uid: int, gid: int) -> None:
@@ -324,11 +329,3 @@ def remove_tree(directory: Path) -> None:
         handles.remove(fd, directory.name)
     finally:
         os.close(fd)
-
-
-def _gitlinks(store: ObjectStore, tree: bytes, prefix: bytes) -> Iterable[tuple[bytes, bytes, bytes]]:
-    for name, entry in store.tree(tree).items():
-        if entry.mode == GITLINK:
-            yield prefix, name, entry.oid
-        elif entry.mode == DIRECTORY:
-            yield from _gitlinks(store, entry.oid, prefix + name + b"/")

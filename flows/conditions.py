@@ -37,9 +37,9 @@ _TOKEN = re.compile(
   | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
   | (?P<sign>==|!=|<=|>=|&&|\|\||[<>!(),])
     )""",
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
-_NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)\s*")
+_NUMBER = re.compile(r"\s*[-+]?(\d{1,300}(\.\d*)?|\.\d+)\s*", re.ASCII)
 _PART = re.compile(r"""\.?([\w-]+)|\["([^"]*)"\]|\['([^']*)'\]""")
 _WORDS = {"&&": "and", "||": "or", "!": "not"}
 _CONSTANTS: dict[str, Value] = {"true": True, "false": False, "null": None}

@@ -83,8 +83,13 @@ async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
     token = current.set(journey)
     journey.begun = True
     try:
+        journey.at_begin()
         await _begin(journey)
         state = await _work(journey, watcher)
+    except asyncio.CancelledError:
+        # Ended here, so that the flow run is cancelled in the server's eyes and not crashed.
+        journey.interrupted = True
+        state = await ending.conclude(journey, aborted="it was interrupted")
     except Exception as error:
         journey.crash = error
         raise
@@ -145,7 +150,6 @@ async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
         return await ending.conclude(journey, aborted=walk.aborted)
     except asyncio.CancelledError:
         await walk.stop()
-        await ending.conclude(journey, aborted="it was interrupted")
         raise
     finally:
         runtime.parking.close()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from workflowmaster import policies
-from workflowmaster.blocks.sandbox import DockerHost, DockerSandbox
+from workflowmaster.blocks.sandbox import TYPE, DockerHost, DockerSandbox
 from workflowmaster.flows.journey import Journey, effective
 from workflowmaster.policies import PolicyError, SecurityPolicy
-
-TYPE = "docker-sandbox"
 
 
 async def from_server(journey: Journey) -> dict[str, SecurityPolicy]:
@@ -33,7 +31,11 @@ async def from_server(journey: Journey) -> dict[str, SecurityPolicy]:
 
 
 async def saved() -> dict[str, DockerSandbox]:
-    """Read the server's documents, by policy; empty where `workflowmaster init` was never run. One request."""
+    """Read the server's documents, by policy; empty where `workflowmaster init` was never run. One request.
+
+    A policy's document has its name. Others are blocks of the user's own, for his flows to trigger, and change nothing.
+    PolicyError for a document of one policy's name that stands for another.
+    """
     from prefect import get_client
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -44,10 +46,19 @@ async def saved() -> dict[str, DockerSandbox]:
             if error.response.status_code == 404:
                 return {}
             raise
-    named = [document for document in documents if not document.is_anonymous]
     # Prefect has no public way from a document to its block.
-    blocks = [DockerSandbox._from_block_document(document) for document in named]  # noqa: SLF001
-    return {block.policy: block for block in blocks}
+    blocks = {
+        document.name: DockerSandbox._from_block_document(document)  # noqa: SLF001
+        for document in documents
+        if document.name in policies.available()
+    }
+    for name, block in blocks.items():
+        if block.policy != name:
+            raise PolicyError(
+                f"block {TYPE}/{name} stands for policy {block.policy}: set its field `policy` back to {name}, or save "
+                "it under another name"
+            )
+    return blocks
 
 
 async def save(*, force: bool = False) -> dict[str, str]:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workflowmaster.blocks import layering
-from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.blocks.engine import OURS, SandboxUnavailable
 from workflowmaster.blocks.exchange import BadOutputs
-from workflowmaster.blocks.failure import explain
+from workflowmaster.blocks.failure import explain, signal_of
 from workflowmaster.blocks.output import Capture
+from workflowmaster.blocks.ownership import hand_over, needs_handing_over
 from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.blocks.workspace import WorkspaceError, prepare, remove_tree
 from workflowmaster.flows import invocation
@@ -69,6 +70,7 @@ async def run(attempt: Attempt) -> StepResult:
     try:
         await _fill(attempt, parked)
         receipt = await _send(attempt, parked, "work")
+        await asyncio.get_running_loop().run_in_executor(journey.threads, _hand_over, journey, parked)
         outputs, fault = await asyncio.get_running_loop().run_in_executor(journey.threads, _outputs, parked, step)
         reason, cause = explain(receipt, step.timeout_seconds)
         reason, cause = (reason, cause) if reason else (fault, "failure" if fault else "")
@@ -121,11 +123,17 @@ async def _fill(attempt: Attempt, parked: Parked) -> None:
             if step.git:
                 journey.store.throwaway_git(parked.tree.path)
             journey.store.release(parked.tree.path)
-        for name, data, executable in layering.read(journey.store, attempt.commit, step.inputs) if step.inputs else ():
-            parked.exchange.place(name, data, executable=executable)
+        _place_inputs(attempt, parked, attempt.commit)
         parked.exchange.write(values, invocation.files(step, "work"))
 
     await in_git(journey, fill)
+
+
+def _place_inputs(attempt: Attempt, parked: Parked, commit: str) -> None:
+    """Give the container the files its step declares, as they are in a commit."""
+    if attempt.step.inputs:
+        for name, data, executable in layering.read(attempt.journey.store, commit, attempt.step.inputs):
+            parked.exchange.place(name, data, executable=executable)
 
 
 async def _send(attempt: Attempt, parked: Parked, purpose: str) -> Receipt:
@@ -173,7 +181,6 @@ async def _send(attempt: Attempt, parked: Parked, purpose: str) -> Receipt:
 
 def _receipt(parked: Parked, ending: Ending, purpose: str) -> Receipt:
     request = parked.container.request
-    killed = ending.exit_code - 128 if 128 < ending.exit_code < 160 else None
     return Receipt(
         container_id=parked.container.id,
         container_name=request.name,
@@ -184,7 +191,7 @@ def _receipt(parked: Parked, ending: Ending, purpose: str) -> Receipt:
         command=request.argv,
         user=request.user,
         exit_code=ending.exit_code,
-        signal=killed,
+        signal=signal_of(ending.exit_code),
         oom_killed=ending.oom_killed,
         timed_out=ending.timed_out,
         output_capped=ending.capped,
@@ -194,6 +201,15 @@ def _receipt(parked: Parked, ending: Ending, purpose: str) -> Receipt:
         peak_pids=ending.usage.peak_pids,
         refused=ending.error,
     )
+
+
+def _hand_over(journey: Journey, parked: Parked) -> None:
+    """Make what a container under another uid left behind ours, or it could be neither read nor removed."""
+    request = parked.container.request
+    if needs_handing_over(parked.exchange.outward, int(request.user.partition(":")[0])):
+        labels = {f"{OURS}.{key}": value for key, value in request.labels.items()}
+        outward, name = parked.exchange.outward, f"{request.name}-own"
+        hand_over(journey.engine, request.image_id, outward, name=name, labels=labels)
 
 
 def _outputs(parked: Parked, step: Step) -> tuple[dict[str, str], str]:
@@ -216,8 +232,8 @@ async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str
             return commit, ()
         message = step.name if step.name == step.id else f"{step.id}: {step.name}"
         if way != "rw" or not parked.tree:
-            outward = parked.exchange.outward
-            taken = layering.overlay(journey.store, commit, outward, step=step.id, message=message)
+            outward, cap = parked.exchange.outward, parked.container.request.policy.result_cap
+            taken = layering.overlay(journey.store, commit, outward, step=step.id, message=message, cap=cap)
             if parked.tree:
                 parked.tree.commit = commit  # it was mounted read-only
             return taken.commit, taken.findings
@@ -237,6 +253,7 @@ async def _check(attempt: Attempt, checking: Future[Parked], commit: str) -> Rec
         if parked.tree:
             lay(journey, parked.tree, commit)
             parked.tree.commit = ""
+        _place_inputs(attempt, parked, commit)
         values = invocation.environment(step, journey.plan, journey.record.options.inputs, {})
         parked.exchange.write({**values, "WM_STEP": step.id}, invocation.files(step, "check"))
 

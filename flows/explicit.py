@@ -89,7 +89,7 @@ def _draft(step: Section, section: str, number: int, prompt: Prompt, report: Rep
     if fence_attributes(fences.info):
         merge_fence(written, fences.info, prompt.place(fences.line, fences.info), report)
     read = validate(StepAttributes, written, report)
-    work, check = fences.work, fences.check or _written_check(read, fences, report)
+    work, check = fences.work, _written_check(read, fences, report) or fences.check
     kind = _kind(step_id, read, fences, place, report)
     if kind == "check":
         work, check = check, None

@@ -26,7 +26,20 @@ def before(step: Step, journey: Journey) -> StepResult | None:
         return _stopped(step, journey, in_the_way)
     if step.condition and not _holds(step, journey):
         return host_result(journey, step, status="skipped", reason=f"its condition is not met: {step.condition}")
-    return None
+    return _unanswered(step, journey) if step.approval or step.kind == "approval" else None
+
+
+def _unanswered(step: Step, journey: Journey) -> StepResult | None:
+    """Return the result of a step that a person has not approved; None once one has.
+
+    Decided here and not in the step's task: a task's result is kept, and would be the answer for ever.
+    """
+    answer = journey.record.approvals.get(step.id, "")
+    if not answer:
+        question = f"a person must approve this: workflowmaster approve {journey.id} --step {step.id}"
+        return host_result(journey, step, status="waiting", reason=question)
+    verdict, _, who = answer.partition(" ")
+    return None if verdict == "approved" else host_result(journey, step, status="failed", reason=f"denied {who}")
 
 
 def _stopped(step: Step, journey: Journey, names: list[str]) -> StepResult:
@@ -57,12 +70,16 @@ def after(step: Step, result: StepResult, journey: Journey) -> StepResult:
             update={"status": "skipped", "reason": f"given up, as its on-failure says: {result.reason}"}
         )
         journey.passed.add(step.id)
-    elif result.status == "failed" and step.on_failure == "escalate":
+    elif result.status == "failed" and step.on_failure == "escalate" and not _denied(step, journey):
         asks = f"it failed and asks for a person: {result.reason}"
         result = result.model_copy(update={"status": "waiting", "reason": asks})
     if result.status == "completed" or (result.status == "failed" and step.continue_on_error):
         journey.passed.add(step.id)
     return result
+
+
+def _denied(step: Step, journey: Journey) -> bool:
+    return journey.record.approvals.get(step.id, "").startswith("denied")
 
 
 def aborts(step: Step, result: StepResult) -> str:

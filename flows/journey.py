@@ -32,7 +32,7 @@ from workflowmaster.flows.scheduling import ancestors
 from workflowmaster.flows.state import WorkflowState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from workflowmaster.blocks.receipt import Receipt
     from workflowmaster.flows.parking import Parking
@@ -113,6 +113,10 @@ class Journey:
     """Containers that were started before the flow was; None where the flow makes its own."""
     begun: bool = False
     """Whether its flow run has taken it over, and will close it."""
+    at_begin: Callable[[], object] = lambda: None
+    """Called by the flow as its first act: Prefect has set its own signal handlers by then."""
+    interrupted: bool = False
+    """Whether somebody stopped it."""
     crash: Exception | None = None
     """What ended the flow itself, kept because Prefect only hands out its text."""
     owner: Owner = field(default_factory=Owner.me)
@@ -163,8 +167,6 @@ class Journey:
     def abandon(self) -> None:
         """Close a run that could not begin. Nothing of it stays: no container, and of a new one no pin and no folder."""
         new = not self.folder.state_file.exists()
-        if self.parking:
-            self.parking.close()
         if new:
             self.git.submit(self.store.unpin).result()
         self.close()
@@ -173,6 +175,8 @@ class Journey:
 
     def close(self) -> None:
         """Close everything; the folder stays, without the directories that steps worked in."""
+        if self.parking:
+            self.parking.close()
         self.threads.shutdown(wait=True)
         for place in (self.folder.trees, self.folder.exchange):
             # What cannot be removed now is removed by the next resume, or told by it.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.output import tail
 from workflowmaster.flows import folders, journey, report, running
-from workflowmaster.flows.asking import Options, inputs, plan_of
+from workflowmaster.flows.asking import BadOption, Options, inputs, plan_of
+from workflowmaster.flows.audit import AuditLog
 from workflowmaster.flows.folders import Folder, write_atomically
 from workflowmaster.flows.journey import Journey, NeedsPerson, Record, prepare
 from workflowmaster.flows.progress import Progress
@@ -54,27 +55,36 @@ def resume(given: argparse.Namespace) -> int:
 
 
 def approve(given: argparse.Namespace) -> int:
-    """Keep a person's answer with the run, and go on with it."""
+    """Keep a person's answer with the run, and go on with it. An escalated step that is approved is tried again."""
     folder = folders.find(given.id)
     record = Record.model_validate_json(folder.record.read_bytes())
-    step = given.step or _only_waiting(folder)
+    step = _waiting(folder, given.step)
     answer = f"{'denied' if given.deny else 'approved'} by {getpass.getuser()}"
     lock = journey.claim(folder)
     try:
         changed = record.model_copy(update={"approvals": {**record.approvals, step: answer}})
         write_atomically(folder.record, changed.model_dump_json(indent=1))
+        log = AuditLog(folder.audit)
+        log.append("approval", step=step, answer=answer)
+        log.close()
     finally:
         lock.close()
     return _go(record.options, load(), given, folder)
 
 
-def _only_waiting(folder: Folder) -> str:
+def _waiting(folder: Folder, name: str | None) -> str:
+    """Return the step that waits for an answer, the named one or the only one."""
     state = folder.state()
-    asks = [s.id for s in state.plan.tasks if s.approval and state.step_status(s.id) == "waiting"]
-    if len(asks) != 1:
-        what = f"more than one step waits ({', '.join(asks)}): name it with --step" if asks else "no step waits"
-        raise NeedsPerson(f"{folder.id}: {what}")
-    return asks[0]
+    waits = {step.id for step in state.plan.tasks if state.step_status(step.id) == "waiting"}
+    # The others wait for these.
+    asks = [step.id for step in state.plan.tasks if step.id in waits and not waits & set(step.needs)]
+    if name in asks or (name is None and len(asks) == 1):
+        return name or asks[0]
+    listed = ", ".join(asks) or "none"
+    if name:
+        raise BadOption(f"--step {name}: {folder.id} has no such step waiting; waiting: {listed}")
+    what = f"more than one step waits ({listed}): name it with --step" if asks else "no step waits"
+    raise NeedsPerson(f"{folder.id}: {what}")
 
 
 def _go(options: Options, settings: Settings, given: argparse.Namespace, folder: Folder | None) -> int:

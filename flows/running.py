@@ -96,6 +96,8 @@ def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> W
             _drain()
     if journey.crash:
         raise journey.crash
+    if journey.interrupted:
+        raise KeyboardInterrupt
     return folder.state()
 
 
@@ -126,7 +128,8 @@ async def _until_done(journey: Journey) -> None:
     """Await the flow run; SIGTERM ends it in order, as Ctrl-C does."""
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(_flow_run(journey))
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    # Prefect's own handler throws into the middle of the event loop, which then cannot end anything in order.
+    journey.at_begin = lambda: loop.add_signal_handler(signal.SIGTERM, task.cancel)
     await task
 
 

@@ -216,5 +216,7 @@ def network(read: Read[StepAttributes], context: Context) -> Network | None:
         for index, name in enumerate(getattr(keys, kind)):
             if not _HOST.fullmatch(name):
                 advice = "write an ecosystem name such as python, or a host such as example.org or *.example.org"
-                context.report.add("WM323", f"{name!r} is no host", owner.at("network", kind, index), help=advice)
+                # A plain list stands for `allowed`, so its items are written one level higher.
+                path = (kind, index) if isinstance(owner.values["network"], dict) else (index,)
+                context.report.add("WM323", f"{name!r} is no host", owner.at("network", *path), help=advice)
     return Network(allowed=keys.allowed, blocked=keys.blocked)

@@ -16,5 +16,6 @@ def sweep(engine: Engine, **labels: str) -> list[str]:
         owner = Owner.from_labels(container.get("Labels") or {}, OURS)
         if owner and owner.proven_dead():
             engine.remove(container["Id"])
-            removed.append(container["Names"][0].lstrip("/"))
+            # One whose removal was interrupted has no name any more.
+            removed.append((container.get("Names") or [container["Id"][:12]])[0].lstrip("/"))
     return removed

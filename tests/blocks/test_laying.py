@@ -84,6 +84,41 @@ def test_trees_travel_exactly(plain: Store, contents: Reader, first: dict[bytes,
     shutil.rmtree(top)
 
 
+ZOO = [
+    b"new\nline", b"-rf", b"a\\b", b"a:b", b"con", b"x" * 255, b"README", b"readme", b"\xff\xfe", b" lead", b"trail ", b"\x1b[31m",
+    b"...", b"~", b"*", b"caf\xc3\xa9", b"cafe\xcc\x81", b"\xe2\x80\xae", b".gitignore.d", b"git", b"a\tb", b'q"uote',
+]  # fmt: skip
+
+
+def test_the_zoo_of_names_travels_exactly(store: Store, worktree: Worktree, contents: Reader, repo) -> None:
+    where = worktree(store)
+    for name in ZOO:
+        build(os.fsencode(where), {name: ("file", False, name)})
+        build(os.fsencode(where / "src"), {name: {name: ("link", name)}})
+    commit = snap(store, where)
+    assert contents(worktree(store, commit)) == contents(where)
+    names = repo.git("ls-tree", "-r", "-z", "--name-only", store.export(commit, branch="made")).split("\0")
+    assert {os.fsencode(n) for n in names} >= {*ZOO, *(b"src/" + n + b"/" + n for n in ZOO)}
+
+
+def test_a_file_system_that_folds_case_is_an_error(store: Store, worktree: Worktree, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = worktree(store)
+    (where / "README").write_text("x")
+    (where / "readme").write_text("y")
+    commit = snap(store, where)
+    real = os.open
+
+    def folding(path: object, flags: int, *args: object, **kwargs: object) -> int:
+        if path == "readme" and flags & os.O_CREAT:
+            raise FileExistsError
+        return real(path, flags, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", folding)
+    with pytest.raises(WorkspaceError, match="readme exists already under a name that differs only in case") as caught:
+        store.lay(commit, worktree())
+    assert caught.value.code == "case"
+
+
 def test_lay_mends_whatever_foreign_code_did(store: Store, worktree: Worktree, contents: Reader, tmp_path: Path) -> None:
     where, clean = worktree(store), worktree(store)
     outside = tmp_path / "outside"
@@ -102,24 +137,35 @@ def test_lay_mends_whatever_foreign_code_did(store: Store, worktree: Worktree, c
     assert stat.S_IMODE((where / ".gitignore").stat().st_mode) == 0o644
 
 
-@pytest.mark.parametrize("way", ["lay", "switch"])
-def test_a_directory_swapped_for_a_link_is_never_written_through(way: str, store: Store, worktree: Worktree, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("way", "where_it_is"), [("lay", "src"), ("switch", "src"), ("lay", "libs/inner"), ("switch", "libs/inner")])
+def test_a_directory_swapped_for_a_link_is_never_written_through(repo, open_store, way: str, where_it_is: str, worktree: Worktree, tmp_path: Path) -> None:
+    repo.commit({"libs/inner/main.py": "print(1)\n"})
+    store = open_store(repo.path)
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "main.py").write_text("mine")
     where = worktree(store)
-    (where / "src/main.py").write_text("print(2)\n")
+    (where / where_it_is / "main.py").write_text("print(2)\n")
     changed = snap(store, where)
-    shutil.rmtree(where / "src")
-    (where / "src").symlink_to(victim)
-    if way == "lay":
-        store.lay(store.base, where)
-        assert not (where / "src").is_symlink()
-    else:
-        # Told that nothing has run since, `switch` trusts the trees, and still does not follow the link.
+    shutil.rmtree(where / where_it_is)
+    (where / where_it_is).symlink_to(victim)
+    if (way, where_it_is) == ("switch", "libs/inner"):
+        # Told that nothing has run since, `switch` trusts the trees below the top, and still follows no link.
         with pytest.raises(NotADirectoryError):
             store.switch(where, changed, store.base)
+    else:
+        getattr(store, way)(*((store.base, where) if way == "lay" else (where, changed, store.base)))
+        assert (where / where_it_is / "main.py").read_text() == "print(1)\n"
     assert (victim / "main.py").read_text() == "mine"
+
+
+def test_a_directory_made_anew_is_not_the_one_we_knew(store: Store, worktree: Worktree, contents: Reader) -> None:
+    where = worktree(store)
+    wanted = contents(where)
+    shutil.rmtree(where)
+    where.mkdir()
+    store.switch(where, store.base, store.base)
+    assert contents(where) == wanted
 
 
 def test_an_existing_file_is_never_opened_for_writing(store: Store, worktree: Worktree, tmp_path: Path) -> None:

@@ -219,6 +219,34 @@ def test_a_damaged_repository(repo, open_store: Opener) -> None:
     assert "Mend it by hand" in str(refused(open_store, repo.path, "broken"))
 
 
+def test_a_path_that_alternates_cannot_name(repo, tmp_path: Path, open_store: Opener) -> None:
+    odd = clone(repo.path, tmp_path / "line\nbreak")
+    assert "Rename that directory" in str(refused(open_store, odd, "unsafe"))
+
+
+@pytest.mark.parametrize("name", [b"caf\xc3\xa9", b"\xff", b" # ", b'"q"', b"-x"])
+def test_odd_paths_of_the_repository_itself(repo, tmp_path: Path, open_store: Opener, worktree: Worktree, name: bytes) -> None:
+    odd = clone(repo.path, tmp_path / os.fsdecode(name))
+    assert (worktree(open_store(odd)) / "a.txt").exists()
+
+
+def test_a_state_directory_inside_a_plain_workspace(tmp_path: Path, own_home) -> None:
+    with pytest.raises(WorkspaceError, match="Set WORKFLOWMASTER_HOME"):
+        Store.open(tmp_path / ".state/wf-1", tmp_path)
+
+
+def test_a_home_of_somebody_else(nobody, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        plain = nobody.folder / "plain"
+        plain.mkdir()
+        subprocess.run(["git", "init", "-q", plain], check=True)
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "x"], cwd=plain, check=True)
+        os.environ["HOME"] = "/root"
+        Store.open(nobody.folder / "wf-1", plain)
+
+    assert nobody.run(work) == ""
+
+
 def test_a_workspace_that_is_not_there(tmp_path: Path, open_store: Opener) -> None:
     with pytest.raises(FileNotFoundError):
         open_store(tmp_path / "nowhere")

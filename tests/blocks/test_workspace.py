@@ -351,5 +351,15 @@ def test_switch_falls_back_to_lay_when_it_cannot_know(store: Store, worktree: Wo
     assert contents(where) == contents(worktree(store, a))
 
 
+def test_directories_that_are_gone_are_forgotten(store: Store, worktree: Worktree) -> None:
+    for n in range(workspace.MOST_DIRECTORIES * 3):
+        where = worktree(store, name=f"t{n}")
+        workspace.remove_tree(where)
+    assert len(store._known) <= workspace.MOST_DIRECTORIES + 1
+    kept = [worktree(store) for _ in range(workspace.MOST_DIRECTORIES * 5)]
+    assert len(store._known) <= workspace.MOST_DIRECTORIES * 4
+    assert not store.snapshot(kept[0], parents=[store.base], step="s", message="m").changed
+
+
 def test_the_store_is_nobody_else_s_business(store: Store) -> None:
     assert store.folder.stat().st_mode & 0o777 == 0o700

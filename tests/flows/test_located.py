@@ -92,7 +92,7 @@ def test_nothing_is_an_empty_mapping():
     assert load("# only a comment\n") == (Located(), [])
 
 
-@pytest.mark.parametrize("text", ["[" * 20000, "- " * 20000, "{a: " * 20000, "a: {" * 9 + "}" * 9])
+@pytest.mark.parametrize("text", ["[" * 20000, "- " * 20000, "{a: " * 20000, "a: " + "{a: " * 15 + "1" + "}" * 15])
 def test_hostile_nesting_ends_in_a_finding(text):
     found, problems = load(text)
     assert found is None

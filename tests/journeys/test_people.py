@@ -29,6 +29,7 @@ echo "digest=abc" >> "$WM_OUTPUT"
 
 ### release
 - needs: ask
+- approval: true
 ```bash
 cat built.txt; echo "released $STEP_BUILD_DIGEST" > released.txt
 ```
@@ -146,8 +147,16 @@ def waiting(wm: Any, repository: Callable[..., Any], prompt_file: Callable[..., 
 
 
 @pytest.fixture(scope="module")
-def approved(wm: Any, waiting: Any) -> Answer:
+def half(wm: Any, waiting: Any) -> Any:
+    """After the first of two approvals."""
     said = wm("approve", waiting.json["workflow_id"], "--json", "-q")
+    assert said.code == 3, said.text
+    return said
+
+
+@pytest.fixture(scope="module")
+def approved(wm: Any, half: Any) -> Answer:
+    said = wm("approve", half.json["workflow_id"], "--json", "-q")
     assert said.code == 0, said.text
     answer: Answer = said.json
     return answer
@@ -163,6 +172,13 @@ def test_a_run_waits_for_an_approval_and_does_the_rest(waiting: Any, prefect_ser
     assert waiting.err.splitlines()[-1] == f"Next:   workflowmaster approve {answer['workflow_id']}"
 
 
+def test_a_step_with_work_waits_too(half: Any) -> None:
+    tasks = by_id(half.json)
+    assert (tasks["ask"]["status"], tasks["release"]["status"]) == ("completed", "waiting")
+    assert tasks["ask"]["outputs"].keys() == {"approved_by"}
+    assert tasks["release"]["container_id"] is None
+
+
 def test_approving_goes_on_with_the_same_flow_run(waiting: Any, approved: Answer, prefect_server: Any) -> None:
     assert approved["status"] == "completed"
     assert approved["workflow_id"] == waiting.json["workflow_id"]
@@ -175,15 +191,16 @@ def test_approving_goes_on_with_the_same_flow_run(waiting: Any, approved: Answer
 
 def test_what_was_finished_is_reused(waiting: Any, approved: Answer) -> None:
     tasks, before = by_id(approved), by_id(waiting.json)
-    assert {name for name, task in tasks.items() if task["reused"]} == {"build", "docs"}
+    assert {name for name, task in tasks.items() if task["reused"]} == {"build", "docs", "ask"}
     assert all(tasks[name]["container_id"] == before[name]["container_id"] for name in ("build", "docs"))
     assert tasks["build"]["outputs"] == {"digest": "abc"}
 
 
 def test_the_branch_grows_with_the_second_part(wm: Any, waiting: Any, approved: Answer) -> None:
     assert waiting.json["branch"] == approved["branch"]
-    record = json.loads((wm.folder(approved["workflow_id"]) / "run.json").read_text())
-    assert record["approvals"]["ask"].startswith("approved by ")
+    shown = wm("audit", "show", approved["workflow_id"], "--json").out.splitlines()
+    answers = [(r["step"], r["answer"][:12]) for r in map(json.loads, shown) if r["event"] == "approval"]
+    assert answers == [("ask", "approved by "), ("release", "approved by ")]
 
 
 def test_a_finished_run_asks_nobody(wm: Any, approved: Answer) -> None:
@@ -194,15 +211,15 @@ def test_a_finished_run_asks_nobody(wm: Any, approved: Answer) -> None:
 
 def test_a_denied_step_fails(wm: Any, repository: Callable[..., Any], prompt_file: Callable[..., Any]) -> None:
     first = wm.run(prompt_file(APPROVAL), repository().path)
+    unknown = wm("approve", first.json["workflow_id"], "--step", "nope", "--json", "-q")
+    assert unknown.code == 2
+    assert "waiting: ask" in unknown.json["error"]
     said = wm("approve", first.json["workflow_id"], "--step", "ask", "--deny", "--json", "-q")
     assert said.code == 1, said.text
     tasks = by_id(said.json)
     assert tasks["ask"]["status"] == "failed"
     assert tasks["ask"]["reason"].startswith("denied by ")
     assert tasks["release"]["status"] == "blocked"
-    unknown = wm("approve", first.json["workflow_id"], "--step", "nope", "--json", "-q")
-    assert unknown.code == 2
-    assert "nope" in unknown.json["error"]
 
 
 def test_a_conflict_at_a_join_names_files_and_both_steps(
@@ -241,6 +258,9 @@ def test_an_escalation_waits_for_a_person(
     statuses = {name: (task["status"], task["reason"]) for name, task in by_id(said.json).items()}
     assert statuses["risky"] == ("waiting", "it failed and asks for a person: exit 6")
     assert statuses["next"] == ("waiting", "it needs risky, which is waiting")
+    denied = wm("approve", said.json["workflow_id"], "--deny", "--json", "-q")
+    assert denied.code == 1, denied.text
+    assert [task["status"] for task in denied.json["tasks"]] == ["failed", "blocked"]
 
 
 def test_an_agent_gets_its_prompt_on_stdin_and_leaves_files(
