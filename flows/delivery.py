@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect import flow, get_client, get_run_logger
-from prefect.client.schemas.objects import RunInput, TaskRunResult
+from prefect.client.schemas.objects import RunInput, State, TaskRunResult
 from prefect.context import FlowRunContext
-from prefect.states import Cancelled, Completed, Failed, Paused, State
+from prefect.states import Cancelled, Completed, Failed, Paused
 from prefect.task_engine import run_task_async
 
 from workflowmaster.blocks.engine import SandboxUnavailable
@@ -203,11 +203,14 @@ class Walk:
             return host_result(journey, step, status="failed", reason=str(error))
         journey.inputs[step.id] = commit
         journey.keys[step.id] = result_key(journey, step, tree)
-        state: State[Any] = await run_task_async(  # type: ignore[assignment] - `return_type` decides which it is
-            task_for(step, journey),
-            parameters={"step_id": step.id},
-            return_type="state",
-            dependencies={"step_id": self._before(step)},
+        state = cast(
+            "State[Any]",  # as `return_type` says
+            await run_task_async(
+                task_for(step, journey),
+                parameters={"step_id": step.id},
+                return_type="state",
+                dependencies={"step_id": self._before(step)},
+            ),
         )
         self.states[step.id] = state
         if state.is_completed():

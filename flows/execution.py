@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from workflowmaster.blocks.container import Ending
+    from workflowmaster.blocks.reader import Ending
     from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.parking import Parked, Parking, Tree
 

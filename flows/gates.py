@@ -12,8 +12,10 @@ from workflowmaster.flows.conditions import StepView, evaluate, parse_condition
 from workflowmaster.flows.execution import host_result
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from workflowmaster.flows.journey import Journey
-    from workflowmaster.flows.plan import Step, StepResult
+    from workflowmaster.flows.plan import Step, StepResult, StepStatus
 
 STATUS_FUNCTIONS = ("always(", "failure(")
 
@@ -46,11 +48,11 @@ def _stopped(step: Step, journey: Journey, names: list[str]) -> StepResult:
     statuses = {name: journey.results[name].status for name in names}
     if "waiting" in statuses.values() and not {"failed", "blocked"} & set(statuses.values()):
         return host_result(journey, step, status="waiting", reason=f"it needs {_listed(statuses)}")
-    status = "skipped" if set(statuses.values()) == {"skipped"} else "blocked"
+    status: StepStatus = "skipped" if set(statuses.values()) == {"skipped"} else "blocked"
     return host_result(journey, step, status=status, reason=f"it needs {_listed(statuses)}")
 
 
-def _listed(statuses: dict[str, str]) -> str:
+def _listed(statuses: Mapping[str, str]) -> str:
     shown = [f"{name}, which is {status}" for name, status in list(statuses.items())[:3]]
     return "; ".join(shown) + (f" and {len(statuses) - 3} more" if len(statuses) > 3 else "")
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from workflowmaster import policies
 from workflowmaster.blocks.engine import Engine, SandboxUnavailable
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from workflowmaster.flows.parking import Parking
     from workflowmaster.flows.settings import Settings
     from workflowmaster.policies import SecurityPolicy
+
+N = TypeVar("N", int, float)
 
 STEP_USER = 1000
 """Uid and gid that steps run as when the orchestrator is root: the step image's own user."""
@@ -300,21 +302,19 @@ def effective(step: Step, settings: Settings, base: SecurityPolicy | None = None
     """Return the limits a step runs under. A setting above the policy's grant changes nothing: it can only lower."""
     policy = base or policies.load(step.policy)
     wanted = step.resources
-    memory = [wanted.memory, settings.max_memory_mb and settings.max_memory_mb * 2**20]
-    cpus = [wanted.cpus, settings.max_cpu_cores]
+    ceiling = None if settings.max_memory_mb is None else settings.max_memory_mb * 2**20
     return policies.lower(
         policy,
-        memory=_least(policy.memory, memory),
-        cpus=_least(policy.cpus, cpus),
+        memory=min(policy.memory, *_given(wanted.memory, ceiling)),
+        cpus=min(policy.cpus, *_given(wanted.cpus, settings.max_cpu_cores)),
         pids=wanted.pids,
         disk=wanted.disk,
         wall_seconds=step.timeout_seconds if step.in_container else None,
     )
 
 
-def _least(grant: float, wishes: list[float | None]) -> float | None:
-    given = [wish for wish in wishes if wish is not None]
-    return min(grant, *given) if given else None
+def _given(*wishes: N | None) -> list[N]:
+    return [wish for wish in wishes if wish is not None]
 
 
 def pin(plan: Plan, engine: Engine) -> dict[str, str]:

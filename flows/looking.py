@@ -211,7 +211,8 @@ def policy(given: argparse.Namespace) -> int:
         body = chosen[0].model_dump(mode="json")
         out(json.dumps(body) if given.json else "\n".join(f"{key:<22} {value}" for key, value in body.items()))
         return 0
-    rows = [{"field": field, given.names[0]: a, given.names[1]: b} for field, a, b in policies.differing(*chosen)]
-    text = "\n".join(f"{row['field']:<22} {row[given.names[0]]}  →  {row[given.names[1]]}" for row in rows)
-    out(json.dumps(rows) if given.json else text or "they grant the same")
+    changes = policies.differing(*chosen)
+    text = "\n".join(f"{field:<22} {a}  →  {b}" for field, a, b in changes)
+    listed = [{"field": field, given.names[0]: a, given.names[1]: b} for field, a, b in changes]
+    out(json.dumps(listed) if given.json else text or "they grant the same")
     return 0

@@ -16,6 +16,7 @@ import signal
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from workflowmaster.flows import embedded
 from workflowmaster.flows.embedded import EmbeddedServer
@@ -153,10 +154,11 @@ async def _again(journey: Journey) -> FlowRun | None:
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Scheduled
 
+    run_id = UUID(journey.record.flow_run_id)
     async with get_client() as client:
         try:
-            await client.set_flow_run_state(journey.record.flow_run_id, Scheduled(), force=True)  # type: ignore[arg-type]
-            return await client.read_flow_run(journey.record.flow_run_id)  # type: ignore[arg-type]
+            await client.set_flow_run_state(run_id, Scheduled(), force=True)
+            return await client.read_flow_run(run_id)
         except ObjectNotFound:
             keep(journey, journey.record.model_copy(update={"flow_run_id": ""}))
             return None

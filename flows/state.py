@@ -6,9 +6,12 @@ people, reports and the JSON of `run` read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult, StepStatus, WorkflowStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FINISHED: frozenset[StepStatus] = frozenset({"completed", "failed", "skipped", "blocked"})
 
@@ -72,5 +75,5 @@ def final_status(tasks: Iterable[Step], results: dict[str, StepResult]) -> Workf
     bad = [s for s in steps if s.mandatory and status[s.id] not in ("completed", "skipped")]
     if not bad:
         return "completed"
-    done = any(status[s.id] == "completed" and s.kind not in ("setup",) for s in steps)
+    done = any(status[s.id] == "completed" and s.kind != "setup" for s in steps)
     return "partial" if done else "failed"

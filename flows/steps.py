@@ -133,7 +133,7 @@ def task_for(step: Step, journey: Journey) -> Task[[str], Any]:
         task_run_name=step.id,
         tags=[f"policy:{policy}", f"kind:{step.kind}"],
         retries=retries,
-        retry_delay_seconds=delays(step.retries, retries) or None,
+        retry_delay_seconds=delays(step.retries, retries) or 0,
         retry_condition_fn=_condition(journey, step) if retries else None,
     )
 

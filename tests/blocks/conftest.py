@@ -1,16 +1,26 @@
-"""Real repositories, made with the real git in an environment of their own."""
+"""Real repositories, made with the real git in an environment of their own; real containers on the real engine."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
+from workflowmaster import policies
+from workflowmaster.blocks.container import SCRATCH, Container, ContainerRequest
+from workflowmaster.blocks.engine import Engine
+from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.blocks.workspace import Store, remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from workflowmaster.blocks.reader import Ending
 
 DATES = {"GIT_AUTHOR_DATE": "2024-05-06T07:08:09+02:00", "GIT_COMMITTER_DATE": "2024-05-06T07:08:09+02:00"}
 
@@ -63,22 +73,19 @@ def write_file(directory: Path, name: str, content: str | bytes) -> Path:
 def read_folder(directory: Path) -> dict[bytes, tuple[object, ...]]:
     """Every name below a directory, `.git` left out: kind, executable, content or target."""
     found: dict[bytes, tuple[object, ...]] = {}
-    top = os.fsencode(directory)
-    for folder, names, files in os.walk(top):
-        if b".git" in names:
-            names.remove(b".git")
-        for name in (*names, *files):
-            path = os.path.join(folder, name)
-            key = os.path.relpath(path, top)
-            if os.path.islink(path):
-                found[key] = ("link", os.readlink(path))
-            elif os.path.isdir(path):
-                found[key] = ("dir",)
-            elif os.path.isfile(path):
-                with open(path, "rb") as file:
-                    found[key] = ("file", bool(os.stat(path).st_mode & 0o100), file.read())
-            else:
-                found[key] = ("other",)
+    for path in directory.rglob("*"):
+        inside = path.relative_to(directory)
+        if ".git" in inside.parts:
+            continue
+        if path.is_symlink():
+            what: tuple[object, ...] = ("link", path.readlink())
+        elif path.is_dir():
+            what = ("dir",)
+        elif path.is_file():
+            what = ("file", bool(path.stat().st_mode & 0o100), path.read_bytes())
+        else:
+            what = ("other",)
+        found[os.fsencode(inside)] = what
     return found
 
 
@@ -88,7 +95,7 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     home = tmp_path_factory.mktemp("home")
     (home / ".gitconfig").write_text(
         '[user]\n\tname = A User\n\temail = user@example.org\n[init]\n\tdefaultBranch = main\n[safe]\n\tdirectory = "*"\n'
-        "[protocol \"file\"]\n\tallow = always\n"
+        '[protocol "file"]\n\tallow = always\n'
     )
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
@@ -154,7 +161,9 @@ def repo(own_home: None, tmp_path: Path) -> Repo:
     path.mkdir()
     made = Repo(path)
     made.git("init", "-q")
-    made.commit({"a.txt": "one\ntwo\nthree\nfour\nfive\n", "src/main.py": "print(1)\n", ".gitignore": "*.pyc\n.venv/\n"})
+    made.commit(
+        {"a.txt": "one\ntwo\nthree\nfour\nfive\n", "src/main.py": "print(1)\n", ".gitignore": "*.pyc\n.venv/\n"}
+    )
     return made
 
 
@@ -209,3 +218,106 @@ def step(worktree: Callable[..., Path]) -> Callable[..., str]:
         return store.snapshot(where, parents=[start], step=name, message=f"Do {name}").commit
 
     return run
+
+
+IMAGE = "workflowmaster/step:1"
+USER = (1000, 1000)
+
+
+@dataclass
+class Box:
+    """One container with its exchange, and what it printed."""
+
+    container: Container
+    exchange: Exchange
+    output: bytearray = field(default_factory=bytearray)
+
+    def park(self, way: str = "pidfd") -> Box:
+        """Park it; `engine` takes the pidfd away, so that the engine's word is all there is."""
+        self.container.park()
+        if way == "engine" and self.container.pidfd >= 0:
+            os.close(self.container.pidfd)
+            self.container.pidfd, self.container.cgroup = -1, None
+        return self
+
+    def go(self, seconds: float = 30, sink: Callable[[bytes], bool] | None = None, **environment: str) -> Ending:
+        self.exchange.write(environment, {})
+        return self.container.run(seconds, sink or self.take)
+
+    def take(self, data: bytes) -> bool:
+        self.output += data
+        return True
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """Connect to the engine; without one the tests fail, because nothing else would show what they show."""
+    made = Engine()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def image_id(engine: Engine) -> str:
+    found = engine.image_id(IMAGE)
+    assert found, f"{IMAGE} is not built: workflowmaster image build"
+    return found
+
+
+@pytest.fixture(scope="session")
+def make_box(engine: Engine, image_id: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Box]]:
+    """Make containers that are gone when the tests are over, whatever happened to them."""
+    made: list[Box] = []
+    name = f"test-{secrets.token_hex(4)}"
+
+    def make(*argv: str, policy: str = "standard", **changed: object) -> Box:
+        user = changed.pop("ids", USER)
+        exchange = Exchange(tmp_path_factory.mktemp("exchange") / "x").make(user)
+        given = {
+            "name": f"{name}-{len(made)}",
+            "image_id": image_id,
+            "policy": policies.load(policy),
+            "argv": argv,
+            "mounts": exchange.mounts,
+            "labels": {"workflow": name},
+            "user": f"{user[0]}:{user[1]}",
+            "workdir": SCRATCH,
+        }
+        box = Box(Container(engine, ContainerRequest(**{**given, **changed})), exchange)
+        made.append(box)
+        return box
+
+    yield make
+    for box in made:
+        box.container.remove()
+    assert engine.containers(workflow=name) == []
+
+
+@pytest.fixture
+def box(make_box: Callable[..., Box]) -> Iterator[Callable[..., Box]]:
+    """Make containers that are gone when the test is over."""
+    made: list[Box] = []
+
+    def make(*argv: str, **changed: object) -> Box:
+        made.append(make_box(*argv, **changed))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.container.remove()
+
+
+@pytest.fixture
+def sh(box: Callable[..., Box]) -> Callable[..., Box]:
+    """Make containers that run a shell script."""
+    return lambda script, **changed: box("sh", "-c", script, **changed)
+
+
+@pytest.fixture
+def exists(engine: Engine) -> Callable[[str], bool]:
+    """Ask the engine whether it has a container of that name or id."""
+
+    def ask(name: str) -> bool:
+        return bool(engine.client.containers(all=True, filters={"name": f"^/{name}$"}))
+
+    return ask

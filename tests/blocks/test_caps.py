@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from workflowmaster.blocks.workspace import Caps, Snapshot, Store
 
 Worktree = Callable[..., Path]
@@ -73,7 +74,9 @@ def test_what_the_base_holds_is_never_dropped(repo, open_store, worktree: Worktr
     where = worktree(store)
     (where / ".venv/tracked").write_text("y" * 2000)
     (where / ".venv/loose").write_text("y" * 10)
-    shot = store.snapshot(where, parents=[store.base], step="s", message="m", caps=Caps(ignored_bytes=0, dropped=("*",)))
+    shot = store.snapshot(
+        where, parents=[store.base], step="s", message="m", caps=Caps(ignored_bytes=0, dropped=("*",))
+    )
     assert {p.name for p in (worktree(store, shot.commit) / ".venv").iterdir()} == {"tracked"}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from workflowmaster.blocks import export
 from workflowmaster.blocks.looseobjects import LARGE
 from workflowmaster.blocks.workspace import ChangedFile, Store, WorkspaceError
@@ -43,7 +44,10 @@ def test_one_commit_a_step_and_joins_stay(repo, store: Store, step: Step) -> Non
     tip = store.export(c, branch="made")
     assert subjects(repo, tip) == ["Do c", "Join a and b", "Do b", "Do a", "Change"]
     assert len(parents(repo, parents(repo, tip)[0])) == 2
-    assert repo.git("log", "--format=%an <%ae>", f"{store.base}..{tip}").splitlines() == ["WorkflowMaster <workflowmaster@localhost>"] * 4
+    assert (
+        repo.git("log", "--format=%an <%ae>", f"{store.base}..{tip}").splitlines()
+        == ["WorkflowMaster <workflowmaster@localhost>"] * 4
+    )
     repo.git("fsck", "--strict", "--connectivity-only")
 
 
@@ -80,7 +84,10 @@ def test_the_message_gets_its_trailers_and_the_author_is_whom_we_say(repo, store
     a = step(store, store.base, "a", {"a": "1"})
     tip = store.export(a, branch="made", message="Workflow: wf-1", author=("Ada <x>", "ada@example.org\n"))
     assert repo.git("log", "-1", "--format=%B", tip) == "Do a\n\nStep: a\nWorkflow: wf-1\n\n"
-    assert repo.git("interpret-trailers", "--parse", stdin=b"Do a\n\nStep: a\nWorkflow: wf-1\n") == "Step: a\nWorkflow: wf-1\n"
+    assert (
+        repo.git("interpret-trailers", "--parse", stdin=b"Do a\n\nStep: a\nWorkflow: wf-1\n")
+        == "Step: a\nWorkflow: wf-1\n"
+    )
     assert repo.git("log", "-1", "--format=%an|%ae", tip).strip() == "Ada x|ada@example.org"
     prose = store.export(a, branch="prose", message="Made by a workflow.")
     assert repo.git("log", "-1", "--format=%b", prose) == "Step: a\n\nMade by a workflow.\n\n"
@@ -115,7 +122,9 @@ def test_repeating_an_export_changes_nothing(repo, store: Store, step: Step) -> 
     assert sorted((repo.path / ".git/objects/pack").iterdir()) == packs
 
 
-def test_killed_between_pack_and_ref_it_is_simply_repeated(repo, store: Store, step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_between_pack_and_ref_it_is_simply_repeated(
+    repo, store: Store, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a = step(store, store.base, "a", {"a": "1"})
 
     def killed(*_: object) -> None:
@@ -157,7 +166,9 @@ def test_a_branch_moves_only_from_where_we_left_it(repo, store: Store, step: Ste
     assert repo.git("rev-parse", "made").strip() == second
 
 
-def test_a_branch_that_moves_at_the_last_moment_is_not_overwritten(repo, store: Store, step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_branch_that_moves_at_the_last_moment_is_not_overwritten(
+    repo, store: Store, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a = step(store, store.base, "a", {"a": "1"})
     b = step(store, a, "b", {"b": "1"})
     first = store.export(a, branch="made")
@@ -173,7 +184,9 @@ def test_a_branch_that_moves_at_the_last_moment_is_not_overwritten(repo, store: 
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_branch_that_is_checked_out_is_not_moved(repo, store: Store, step: Step, linked: bool, tmp_path: Path) -> None:
+def test_a_branch_that_is_checked_out_is_not_moved(
+    repo, store: Store, step: Step, linked: bool, tmp_path: Path
+) -> None:
     a = step(store, store.base, "a", {"a": "1"})
     first = store.export(a, branch="made")
     if linked:
@@ -184,7 +197,10 @@ def test_a_branch_that_is_checked_out_is_not_moved(repo, store: Store, step: Ste
         store.export(step(store, a, "b", {"b": "1"}), branch="made", expected=first)
 
 
-@pytest.mark.parametrize(("there", "name"), [("made", "made/below"), ("made/below", "made"), ("", "bad..name"), ("", "-"), ("", "a b"), ("", "x.lock")])
+@pytest.mark.parametrize(
+    ("there", "name"),
+    [("made", "made/below"), ("made/below", "made"), ("", "bad..name"), ("", "-"), ("", "a b"), ("", "x.lock")],
+)
 def test_a_name_that_cannot_be_says_so(repo, store: Store, step: Step, there: str, name: str) -> None:
     if there:
         repo.git("branch", there)
@@ -214,11 +230,14 @@ def test_the_patch_applies_whatever_it_holds(repo, store: Store, worktree: Workt
     (where / "link").symlink_to("../../etc/passwd")
     (where / "empty").write_text("")
     for name in (b"new\nline", b'quo"te', b"tab\there", b"\xff\xfe", b"-rf", b"a\\b", b" lead", b"caf\xc3\xa9"):
-        with open(os.fsencode(where) + b"/" + name, "wb") as file:
-            file.write(b"odd\n")
+        (where / os.fsdecode(name)).write_bytes(b"odd
+")
     commit = store.snapshot(where, parents=[store.base], step="s", message="m").commit
     tip = store.export(commit, branch="made")
-    assert applied(repo, store.patch(commit), tmp_path / "applied", store.base) == repo.git("rev-parse", f"{tip}^{{tree}}").strip()
+    assert (
+        applied(repo, store.patch(commit), tmp_path / "applied", store.base)
+        == repo.git("rev-parse", f"{tip}^{{tree}}").strip()
+    )
 
 
 def test_the_patch_starts_from_what_lies_in_the_user_s_directory(repo, open_store: Opener, step: Step) -> None:

@@ -3,11 +3,15 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
 from workflowmaster.blocks import handles
 from workflowmaster.blocks.workspace import WorkspaceError, prepare, remove_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OTHER = 54321
 
@@ -90,7 +94,9 @@ def test_what_belongs_to_somebody_else_is_named(nobody) -> None:
         os.chown(path, OTHER, OTHER)
     foreign.chmod(0o700)
     os.chown(nobody.folder / "top", nobody.uid, nobody.uid)
-    assert nobody.run(lambda: remove_tree(nobody.folder / "top")).startswith("owner WorkspaceError: top in the worktree belongs to")
+    assert nobody.run(lambda: remove_tree(nobody.folder / "top")).startswith(
+        "owner WorkspaceError: top in the worktree belongs to"
+    )
     assert (foreign / "secret").exists()
 
 

@@ -3,13 +3,17 @@ from __future__ import annotations
 import random
 import subprocess
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from workflowmaster.blocks.globs import compile_glob
 from workflowmaster.blocks.ignore import EVERYTHING, MOST_LINES, Rules, parse_ignore, rules_from
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ATOMS = [
     b"a", b"b", b"c", b".", b"*", b"**", b"?", b"/", b"[ab]", b"[!a]", b"[a-c]", b"\\", b"\\*", b"!", b"#", b" ", b"[", b"]",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from workflowmaster.blocks.workspace import MergeConflict, Store
 
 Step = Callable[..., str]
@@ -94,7 +96,10 @@ def test_of_many_steps_the_right_two_are_named(store: Store, step: Step) -> None
 
 
 def test_many_files_in_conflict_are_counted(store: Store, step: Step) -> None:
-    sides = [("a", step(store, store.base, "a", {f"f{n:02}": "a" for n in range(12)})), ("b", step(store, store.base, "b", {f"f{n:02}": "b" for n in range(12)}))]
+    sides = [
+        ("a", step(store, store.base, "a", {f"f{n:02}": "a" for n in range(12)})),
+        ("b", step(store, store.base, "b", {f"f{n:02}": "b" for n in range(12)})),
+    ]
     with pytest.raises(MergeConflict, match="f09 and 2 more") as caught:
         store.merge(sides, message="m")
     assert len(caught.value.files) == 12
@@ -150,7 +155,9 @@ def test_ignored_files_are_not_merged_by_lines(store: Store, step: Step, worktre
     assert (joined / ".venv/x").read_text() == text(five="C")
 
 
-def test_a_tracked_file_that_is_ignored_is_still_the_project_s(repo: object, open_store: Callable[..., Store], step: Step) -> None:
+def test_a_tracked_file_that_is_ignored_is_still_the_project_s(
+    repo: object, open_store: Callable[..., Store], step: Step
+) -> None:
     repo.git("add", "-f", repo.path / "a.txt")  # type: ignore[attr-defined]
     repo.commit({".gitignore": "*.txt\n"})  # type: ignore[attr-defined]
     store = open_store(repo.path)  # type: ignore[attr-defined]
@@ -160,12 +167,13 @@ def test_a_tracked_file_that_is_ignored_is_still_the_project_s(repo: object, ope
         store.merge([("a", a), ("b", b)], message="m")
 
 
-def test_empty_directories_and_odd_names_survive_a_join(store: Store, step: Step, worktree: Worktree, contents: Reader) -> None:
+def test_empty_directories_and_odd_names_survive_a_join(
+    store: Store, step: Step, worktree: Worktree, contents: Reader
+) -> None:
     left = worktree(store)
     (left / "empty").mkdir()
     (left / "src/main.py").write_text("1")
-    with open(bytes(left) + b"/src/\xff", "wb") as file:
-        file.write(b"x")
+    (left / "src" / os.fsdecode(b"\xff")).write_bytes(b"x")
     a = store.snapshot(left, parents=[store.base], step="a", message="a").commit
     b = step(store, store.base, "b", {"src/other": "x"})
     joined = contents(worktree(store, store.merge([("a", a), ("b", b)], message="m")))
@@ -183,10 +191,14 @@ def test_empty_directories_and_odd_names_survive_a_join(store: Store, step: Step
         (text(one="A"), text(two="B")),
     ],
 )
-def test_lines_merge_as_git_merges_them(ours: str, theirs: str, store: Store, step: Step, worktree: Worktree, tmp_path: Path) -> None:
+def test_lines_merge_as_git_merges_them(
+    ours: str, theirs: str, store: Store, step: Step, worktree: Worktree, tmp_path: Path
+) -> None:
     for name, content in (("ours", ours), ("base", TEXT), ("theirs", theirs)):
         (tmp_path / name).write_text(content)
-    said = subprocess.run(["git", "merge-file", "-p", "ours", "base", "theirs"], cwd=tmp_path, capture_output=True, check=False)
+    said = subprocess.run(
+        ["git", "merge-file", "-p", "ours", "base", "theirs"], cwd=tmp_path, capture_output=True, check=False
+    )
     a = step(store, store.base, "a", {"a.txt": ours})
     b = step(store, store.base, "b", {"a.txt": theirs})
     if said.returncode:

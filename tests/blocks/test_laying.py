@@ -9,19 +9,25 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
 from workflowmaster.blocks.trees import DIRECTORY, FILE, GITLINK, SYMLINK, Entry, bad_name
-from workflowmaster.blocks.workspace import Store
+
+if TYPE_CHECKING:
+    from workflowmaster.blocks.workspace import Store
 
 Reader = Callable[[Path], dict[bytes, tuple[object, ...]]]
 Worktree = Callable[..., Path]
 
 NAMES = st.one_of(
-    st.sampled_from([b"a", b"b", b"c", b"README", b"readme", b"-rf", b"a\\b", b"a:b", b"con", b"new\nline", b"\xff\xfe", b"x" * 255]),
+    st.sampled_from(
+        [b"a", b"b", b"c", b"README", b"readme", b"-rf", b"a\\b", b"a:b", b"con", b"new\nline", b"\xff\xfe", b"x" * 255]
+    ),
     st.binary(min_size=1, max_size=4),
 ).filter(lambda n: not bad_name(n))
 LEAVES = st.one_of(
@@ -35,18 +41,18 @@ TREES = st.recursive(
 )
 
 
-def build(directory: bytes, tree: dict[bytes, object]) -> None:
+def build(directory: Path, tree: dict[bytes, object]) -> None:
     for name, what in tree.items():
-        path = os.path.join(directory, name)
-        if isinstance(what, dict):
-            os.mkdir(path)
-            build(path, what)
-        elif what[0] == "link":  # type: ignore[index]
-            os.symlink(what[1], path)  # type: ignore[index]
-        else:
-            with open(path, "wb") as file:
-                file.write(what[2])  # type: ignore[index]
-            os.chmod(path, 0o755 if what[1] else 0o644)  # type: ignore[index]
+        path = directory / os.fsdecode(name)
+        match what:
+            case dict():
+                path.mkdir()
+                build(path, what)
+            case "link", target:
+                path.symlink_to(os.fsdecode(target))
+            case "file", executable, content:
+                path.write_bytes(content)
+                path.chmod(0o755 if executable else 0o644)
 
 
 def snap(store: Store, directory: Path, parent: str = "") -> str:
@@ -62,13 +68,15 @@ def plain(tmp_path: Path, open_store: Callable[..., Store]) -> Store:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=TREES, second=TREES)
-def test_trees_travel_exactly(plain: Store, contents: Reader, first: dict[bytes, object], second: dict[bytes, object]) -> None:
+def test_trees_travel_exactly(
+    plain: Store, contents: Reader, first: dict[bytes, object], second: dict[bytes, object]
+) -> None:
     top = Path(tempfile.mkdtemp())
     one, two, three, four = (top / n for n in ("one", "two", "three", "four"))
     for path in (one, two, three, four):
         path.mkdir()
-    build(os.fsencode(one), first)
-    build(os.fsencode(two), second)
+    build(one, first)
+    build(two, second)
     a, b = snap(plain, one), snap(plain, two)
 
     plain.lay(a, three)
@@ -93,15 +101,17 @@ ZOO = [
 def test_the_zoo_of_names_travels_exactly(store: Store, worktree: Worktree, contents: Reader, repo) -> None:
     where = worktree(store)
     for name in ZOO:
-        build(os.fsencode(where), {name: ("file", False, name)})
-        build(os.fsencode(where / "src"), {name: {name: ("link", name)}})
+        build(where, {name: ("file", False, name)})
+        build(where / "src", {name: {name: ("link", name)}})
     commit = snap(store, where)
     assert contents(worktree(store, commit)) == contents(where)
     names = repo.git("ls-tree", "-r", "-z", "--name-only", store.export(commit, branch="made")).split("\0")
     assert {os.fsencode(n) for n in names} >= {*ZOO, *(b"src/" + n + b"/" + n for n in ZOO)}
 
 
-def test_a_file_system_that_folds_case_is_an_error(store: Store, worktree: Worktree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_folds_case_is_an_error(
+    store: Store, worktree: Worktree, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = worktree(store)
     (where / "README").write_text("x")
     (where / "readme").write_text("y")
@@ -119,7 +129,9 @@ def test_a_file_system_that_folds_case_is_an_error(store: Store, worktree: Workt
     assert caught.value.code == "case"
 
 
-def test_lay_mends_whatever_foreign_code_did(store: Store, worktree: Worktree, contents: Reader, tmp_path: Path) -> None:
+def test_lay_mends_whatever_foreign_code_did(
+    store: Store, worktree: Worktree, contents: Reader, tmp_path: Path
+) -> None:
     where, clean = worktree(store), worktree(store)
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -137,8 +149,12 @@ def test_lay_mends_whatever_foreign_code_did(store: Store, worktree: Worktree, c
     assert stat.S_IMODE((where / ".gitignore").stat().st_mode) == 0o644
 
 
-@pytest.mark.parametrize(("way", "where_it_is"), [("lay", "src"), ("switch", "src"), ("lay", "libs/inner"), ("switch", "libs/inner")])
-def test_a_directory_swapped_for_a_link_is_never_written_through(repo, open_store, way: str, where_it_is: str, worktree: Worktree, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("way", "where_it_is"), [("lay", "src"), ("switch", "src"), ("lay", "libs/inner"), ("switch", "libs/inner")]
+)
+def test_a_directory_swapped_for_a_link_is_never_written_through(
+    repo, open_store, way: str, where_it_is: str, worktree: Worktree, tmp_path: Path
+) -> None:
     repo.commit({"libs/inner/main.py": "print(1)\n"})
     store = open_store(repo.path)
     victim = tmp_path / "victim"
@@ -239,10 +255,18 @@ def test_what_a_tree_cannot_hold_is_reported(store: Store, worktree: Worktree) -
         "socket: left out, a socket",
         "src/.g\\u200cit: left out, a form of .git",
     )
-    assert sorted(p.name for p in worktree(store, shot.commit).iterdir()) == [".gitignore", "README", "a.txt", "readme", "src"]
+    assert sorted(p.name for p in worktree(store, shot.commit).iterdir()) == [
+        ".gitignore",
+        "README",
+        "a.txt",
+        "readme",
+        "src",
+    ]
 
 
-def test_what_was_left_out_is_gone_when_the_directory_is_used_again(store: Store, worktree: Worktree, contents: Reader) -> None:
+def test_what_was_left_out_is_gone_when_the_directory_is_used_again(
+    store: Store, worktree: Worktree, contents: Reader
+) -> None:
     where = worktree(store)
     os.mkfifo(where / "fifo")
     (where / "a.txt").chmod(0o6755)
@@ -262,11 +286,13 @@ def test_a_link_to_a_secret_stays_a_link(store: Store, worktree: Worktree) -> No
     (where / "secret").symlink_to("/etc/passwd")
     (where / "up").symlink_to("../../../etc")
     fresh = worktree(store, snap(store, where))
-    assert os.readlink(fresh / "secret") == "/etc/passwd"
-    assert os.readlink(fresh / "up") == "../../../etc"
+    assert (fresh / "secret").readlink() == Path("/etc/passwd")
+    assert (fresh / "up").readlink() == Path("../../../etc")
 
 
-def test_a_file_that_is_swapped_for_a_fifo_while_it_is_read_does_not_hang(store: Store, worktree: Worktree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_swapped_for_a_fifo_while_it_is_read_does_not_hang(
+    store: Store, worktree: Worktree, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = worktree(store)
     (where / "late").write_text("x")
     real = os.open
@@ -331,7 +357,9 @@ def test_a_hostile_commit_is_refused_before_it_is_written(which: str, store: Sto
     assert not (where.parent / "evil").exists()
 
 
-def test_files_get_their_owner_when_they_are_made(repo: object, open_store: Callable[..., Store], worktree: Worktree) -> None:
+def test_files_get_their_owner_when_they_are_made(
+    repo: object, open_store: Callable[..., Store], worktree: Worktree
+) -> None:
     store = open_store(repo.path, owner=(1234, 4321))  # type: ignore[attr-defined]
     where = worktree(store)
     (where / "link").symlink_to("a.txt")

@@ -5,13 +5,18 @@ import os
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
 from workflowmaster.blocks.objectstore import LARGE, ObjectStore, WorkspaceError, disk_errors
 from workflowmaster.blocks.trees import EMPTY_TREE, EXECUTABLE, FILE, Entry
-from workflowmaster.blocks.workspace import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from workflowmaster.blocks.workspace import Store
 
 # A child process streams a file in and out and prints by how many MiB its peak memory rose.
 STREAM = """
@@ -80,7 +85,9 @@ def test_a_file_that_grows_while_it_is_read_is_taken_whole(objects: ObjectStore,
         assert objects.read(objects.write_file(file.fileno(), 40)) == b"x" * 100
 
 
-def test_what_the_user_holds_without_needing_it_is_written_all_the_same(repo: object, open_store: Callable[..., Store]) -> None:
+def test_what_the_user_holds_without_needing_it_is_written_all_the_same(
+    repo: object, open_store: Callable[..., Store]
+) -> None:
     # A dangling blob of his looks like ours and is gone after his next gc.
     store = open_store(repo.path)  # type: ignore[attr-defined]
     oid = repo.git("hash-object", "-w", "--stdin", stdin=b"dangling").strip()  # type: ignore[attr-defined]
@@ -142,7 +149,9 @@ def test_other_errors_pass(tmp_path: Path) -> None:
 def test_a_real_full_disk(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small], capture_output=True, check=False
+    ).returncode:
         pytest.skip("mounting needs root")
     try:
         objects = ObjectStore.create(small / "s.git", alternate=None)

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
 from workflowmaster.blocks import packfile
 from workflowmaster.blocks.objectstore import ObjectStore
 from workflowmaster.blocks.packfile import FEW, PackWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -25,7 +29,9 @@ def test_git_verifies_and_reads_it(objects: ObjectStore, size: int) -> None:
         oids = [objects.write("blob", bytes([n]) * size + b"%d" % n) for n in range(FEW + 1)]
     pack, index = (next(p for p in packs(objects) if p.suffix == s) for s in (".pack", ".idx"))
     subprocess.run(["git", "verify-pack", index], check=True)
-    remade = subprocess.run(["git", "index-pack", "-o", objects.git_dir / "remade.idx", pack], capture_output=True, check=True)
+    remade = subprocess.run(
+        ["git", "index-pack", "-o", objects.git_dir / "remade.idx", pack], capture_output=True, check=True
+    )
     assert remade.stdout.strip().decode() == pack.read_bytes()[-20:].hex()
     assert (objects.git_dir / "remade.idx").read_bytes() == index.read_bytes()
     assert [objects.read(o) for o in oids] == [bytes([n]) * size + b"%d" % n for n in range(FEW + 1)]
@@ -44,7 +50,9 @@ def test_equal_objects_are_taken_once(objects: ObjectStore) -> None:
         for _ in range(2):
             for n in range(FEW * 2):
                 objects.write("blob", b"%d" % n)
-    listed = subprocess.run(["git", "count-objects", "-v"], cwd=objects.git_dir, capture_output=True, check=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "count-objects", "-v"], cwd=objects.git_dir, capture_output=True, check=True, text=True
+    ).stdout
     assert f"in-pack: {FEW * 2}" in listed.splitlines()
 
 
@@ -63,7 +71,9 @@ def test_after_an_error_nothing_is_there(objects: ObjectStore, count: int) -> No
     assert objects.read(objects.write("blob", b"0")) == b"0"
 
 
-def test_a_pack_that_grows_too_large_is_followed_by_another(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_that_grows_too_large_is_followed_by_another(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(packfile, "LIMIT", 2_000)
     with objects.bulk():
         oids = [objects.write("blob", b"%d" % n * 10) for n in range(FEW * 10)]

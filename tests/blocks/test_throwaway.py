@@ -4,9 +4,12 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from workflowmaster.blocks.workspace import Store
+
+if TYPE_CHECKING:
+    from workflowmaster.blocks.workspace import Store
 
 Worktree = Callable[..., Path]
 
@@ -78,7 +81,9 @@ def test_it_belongs_to_the_container_s_user(repo, open_store, worktree: Worktree
     store = open_store(repo.path, owner=(1234, 4321))
     where = worktree(store)
     store.throwaway_git(where)
-    assert {(p.lstat().st_uid, p.lstat().st_gid) for p in (where / ".git", *(where / ".git").rglob("*"))} == {(1234, 4321)}
+    assert {(p.lstat().st_uid, p.lstat().st_gid) for p in (where / ".git", *(where / ".git").rglob("*"))} == {
+        (1234, 4321)
+    }
 
 
 def test_an_empty_workspace_has_one_too(tmp_path: Path, open_store, worktree: Worktree) -> None:
@@ -98,8 +103,7 @@ def test_odd_names_and_submodules(repo, tmp_path: Path, open_store, worktree: Wo
     other = tmp_path / "other"
     subprocess.run(["git", "clone", "-q", repo.path, other], check=True)
     repo.git("submodule", "add", "-q", f"file://{other}", "inner")
-    with open(os.fsencode(repo.path) + b"/\xff", "wb") as file:
-        file.write(b"x")
+    (repo.path / os.fsdecode(b"\xff")).write_bytes(b"x")
     repo.commit()
     store = open_store(repo.path)
     where = worktree(store)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from workflowmaster.blocks.trees import (
     DIRECTORY,
     EXECUTABLE,
@@ -21,9 +22,14 @@ from workflowmaster.blocks.trees import (
     show,
 )
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 OID = bytes(range(20))
 NAMES = st.binary(min_size=1, max_size=20).filter(lambda n: b"/" not in n and b"\0" not in n)
-ENTRIES = st.builds(Entry, st.sampled_from([FILE, EXECUTABLE, SYMLINK, DIRECTORY, GITLINK]), st.binary(min_size=20, max_size=20))
+ENTRIES = st.builds(
+    Entry, st.sampled_from([FILE, EXECUTABLE, SYMLINK, DIRECTORY, GITLINK]), st.binary(min_size=20, max_size=20)
+)
 
 
 @given(st.dictionaries(NAMES, ENTRIES, max_size=12))
@@ -36,15 +42,24 @@ def test_the_order_is_git_s(tmp_path: Path) -> None:
     entries = {n: Entry(FILE, OID) for n in (b"a.b", b"a-b", b"a0", b"ab", b"\xff")}
     entries[b"a"] = Entry(DIRECTORY, OID)
     subprocess.run(["git", "init", "-q", "--bare", tmp_path], check=True)
-    listing = b"".join(b"%06o %s %s\t%s\0" % (e.mode, b"tree" if e.mode == DIRECTORY else b"blob", e.oid.hex().encode(), n) for n, e in entries.items())
-    made = subprocess.run(["git", "mktree", "-z", "--missing"], input=listing, cwd=tmp_path, capture_output=True, check=True).stdout.strip().decode()
+    listing = b"".join(
+        b"%06o %s %s\t%s\0" % (e.mode, b"tree" if e.mode == DIRECTORY else b"blob", e.oid.hex().encode(), n)
+        for n, e in entries.items()
+    )
+    made = (
+        subprocess.run(
+            ["git", "mktree", "-z", "--missing"], input=listing, cwd=tmp_path, capture_output=True, check=True
+        )
+        .stdout.strip()
+        .decode()
+    )
     raw = subprocess.run(["git", "cat-file", "tree", made], cwd=tmp_path, capture_output=True, check=True).stdout
     assert encode(entries) == raw
 
 
 @pytest.mark.parametrize("cut", [1, 19, 25])
 def test_a_tree_that_ends_too_early_is_an_error(cut: int) -> None:
-    with pytest.raises(ValueError, match="subsection not found|ends inside"):
+    with pytest.raises(ValueError, match=r"subsection not found|ends inside"):
         parse(encode({b"name": Entry(FILE, OID)})[:-cut])
 
 

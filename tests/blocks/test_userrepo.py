@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from workflowmaster.blocks.workspace import Store, WorkspaceError
 
 Opener = Callable[..., Store]
@@ -30,7 +31,9 @@ def clone(source: Path, target: Path, *options: str) -> Path:
 # Kinds that work
 
 
-def test_a_linked_worktree_borrows_from_the_common_folder(repo, open_store: Opener, worktree: Worktree, tmp_path: Path) -> None:
+def test_a_linked_worktree_borrows_from_the_common_folder(
+    repo, open_store: Opener, worktree: Worktree, tmp_path: Path
+) -> None:
     repo.git("worktree", "add", "-q", "-b", "other", tmp_path / "linked")
     (tmp_path / "linked/only-here").write_text("x")
     subprocess.run(["git", "add", "-A"], cwd=tmp_path / "linked", check=True)
@@ -41,7 +44,9 @@ def test_a_linked_worktree_borrows_from_the_common_folder(repo, open_store: Open
     assert repo.git("rev-parse", "made").strip() == store.base
 
 
-def test_a_shallow_clone(repo, open_store: Opener, worktree: Worktree, tmp_path: Path, step: Callable[..., str]) -> None:
+def test_a_shallow_clone(
+    repo, open_store: Opener, worktree: Worktree, tmp_path: Path, step: Callable[..., str]
+) -> None:
     repo.commit({"a.txt": "newer\n"})
     shallow = clone(repo.path, tmp_path / "shallow", "--depth=1")
     store = open_store(shallow)
@@ -53,7 +58,9 @@ def test_a_shallow_clone(repo, open_store: Opener, worktree: Worktree, tmp_path:
 
 
 @pytest.mark.parametrize("kind", [["--no-cone"], ["--cone"]])
-def test_a_sparse_checkout_is_not_dirty_and_the_workspace_is_whole(repo, kind: list[str], open_store: Opener, worktree: Worktree) -> None:
+def test_a_sparse_checkout_is_not_dirty_and_the_workspace_is_whole(
+    repo, kind: list[str], open_store: Opener, worktree: Worktree
+) -> None:
     repo.commit({"big/one": "1", "other/two": "2"})
     repo.git("sparse-checkout", "set", *kind, "src")
     assert not (repo.path / "big").exists()
@@ -73,7 +80,13 @@ def test_a_file_deleted_in_a_sparse_checkout_is_still_a_change(repo, version: st
 @pytest.mark.parametrize("kind", ["sparse", "split"])
 def test_an_index_that_libgit2_cannot_read(repo, kind: str, open_store: Opener) -> None:
     repo.commit({"big/one": "1", "src/two": "2"})
-    repo.git(*(["sparse-checkout", "set", "--cone", "--sparse-index", "src"] if kind == "sparse" else ["update-index", "--split-index"]))
+    repo.git(
+        *(
+            ["sparse-checkout", "set", "--cone", "--sparse-index", "src"]
+            if kind == "sparse"
+            else ["update-index", "--split-index"]
+        )
+    )
     error = refused(open_store, repo.path, "index")
     mend = str(error).split("`")[1 if kind == "sparse" else 3]
     repo.git(*mend.split()[1:])
@@ -125,18 +138,40 @@ def test_a_broken_user_configuration_does_not_matter(repo, open_store: Opener) -
     assert open_store(repo.path).base == head
 
 
-def test_nothing_of_the_user_s_runs(repo, open_store: Opener, worktree: Worktree, tmp_path: Path, step: Callable[..., str]) -> None:
+def test_nothing_of_the_user_s_runs(
+    repo, open_store: Opener, worktree: Worktree, tmp_path: Path, step: Callable[..., str]
+) -> None:
     trap = tmp_path / "trap"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\n")
     trap.chmod(0o755)
     repo.commit({".gitattributes": "* filter=evil diff=evil merge=evil text eol=crlf ident\n"})
-    for hook in ("pre-commit", "post-commit", "reference-transaction", "post-checkout", "update", "pre-auto-gc", "post-index-change"):
+    for hook in (
+        "pre-commit",
+        "post-commit",
+        "reference-transaction",
+        "post-checkout",
+        "update",
+        "pre-auto-gc",
+        "post-index-change",
+    ):
         (repo.path / ".git/hooks" / hook).symlink_to(trap)
-    for key in ("core.fsmonitor", "filter.evil.clean", "filter.evil.smudge", "diff.evil.textconv", "diff.external", "merge.evil.driver", "core.sshCommand", "core.editor"):
+    for key in (
+        "core.fsmonitor",
+        "filter.evil.clean",
+        "filter.evil.smudge",
+        "diff.evil.textconv",
+        "diff.external",
+        "merge.evil.driver",
+        "core.sshCommand",
+        "core.editor",
+    ):
         repo.git("config", key, str(trap))
     (tmp_path / "sprung").unlink(missing_ok=True)
     store = open_store(repo.path)
-    sides = [(n, step(store, store.base, n, {n: "x", "a.txt": "one\ntwo\nthree\nfour\nfive\n" + n * (n == "b")})) for n in ("a", "b")]
+    sides = [
+        (n, step(store, store.base, n, {n: "x", "a.txt": "one\ntwo\nthree\nfour\nfive\n" + n * (n == "b")}))
+        for n in ("a", "b")
+    ]
     tip = store.merge(sides, message="m")
     store.export(tip, branch="made")
     assert store.patch(tip)
@@ -165,7 +200,10 @@ def test_no_commit_yet(tmp_path: Path, open_store: Opener) -> None:
 def test_sha256(tmp_path: Path, open_store: Opener) -> None:
     subprocess.run(["git", "init", "-q", "--object-format=sha256", tmp_path / "new"], check=True)
     error = refused(open_store, tmp_path / "new", "sha256")
-    assert str(error) == f"{tmp_path}/new stores its objects as sha256, which is not supported. Work in a SHA-1 clone of it."
+    assert (
+        str(error)
+        == f"{tmp_path}/new stores its objects as sha256, which is not supported. Work in a SHA-1 clone of it."
+    )
 
 
 def test_reftable(repo, open_store: Opener) -> None:
@@ -180,7 +218,9 @@ def test_a_bare_repository(tmp_path: Path, open_store: Opener) -> None:
     assert "git worktree add" in str(refused(open_store, tmp_path / "bare", "bare"))
 
 
-def test_a_partial_clone_is_refused_only_when_files_are_missing(repo, open_store: Opener, tmp_path: Path, worktree: Worktree) -> None:
+def test_a_partial_clone_is_refused_only_when_files_are_missing(
+    repo, open_store: Opener, tmp_path: Path, worktree: Worktree
+) -> None:
     repo.git("config", "uploadpack.allowFilter", "true")
     empty = clone(repo.path, tmp_path / "empty", "--filter=blob:none", "--no-checkout")
     subprocess.run(["git", "sparse-checkout", "set", "src"], cwd=empty, check=True)
@@ -203,7 +243,9 @@ def test_a_repository_of_another_user(repo, open_store: Opener) -> None:
     config.write_text(trusting)
     store = open_store(repo.path)
     store.export(store.base, branch="team/made")
-    made = [repo.path / ".git" / p for p in ("refs/heads/team", "refs/heads/team/made", "refs/workflowmaster/wf-1/base")]
+    made = [
+        repo.path / ".git" / p for p in ("refs/heads/team", "refs/heads/team/made", "refs/workflowmaster/wf-1/base")
+    ]
     assert {p.stat().st_uid for p in made} == {NOBODY}
 
 
@@ -225,7 +267,9 @@ def test_a_path_that_alternates_cannot_name(repo, tmp_path: Path, open_store: Op
 
 
 @pytest.mark.parametrize("name", [b"caf\xc3\xa9", b"\xff", b" # ", b'"q"', b"-x"])
-def test_odd_paths_of_the_repository_itself(repo, tmp_path: Path, open_store: Opener, worktree: Worktree, name: bytes) -> None:
+def test_odd_paths_of_the_repository_itself(
+    repo, tmp_path: Path, open_store: Opener, worktree: Worktree, name: bytes
+) -> None:
     odd = clone(repo.path, tmp_path / os.fsdecode(name))
     assert (worktree(open_store(odd)) / "a.txt").exists()
 
@@ -240,7 +284,11 @@ def test_a_home_of_somebody_else(nobody, monkeypatch: pytest.MonkeyPatch) -> Non
         plain = nobody.folder / "plain"
         plain.mkdir()
         subprocess.run(["git", "init", "-q", plain], check=True)
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "x"], cwd=plain, check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "x"],
+            cwd=plain,
+            check=True,
+        )
         os.environ["HOME"] = "/root"
         Store.open(nobody.folder / "wf-1", plain)
 
@@ -259,17 +307,30 @@ CHANGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("deleted", lambda p: (p / "a.txt").unlink(), "a.txt"),
     ("made executable", lambda p: (p / "a.txt").chmod(0o755), "a.txt"),
     ("untracked", lambda p: (p / "new\nfile").write_text("x"), "new\\nfile"),
-    ("not UTF-8", lambda p: open(bytes(p) + b"/\xff", "w").close(), "\\xff"),
+    ("not UTF-8", lambda p: (p / os.fsdecode(b"\xff")).write_text("x"), "\\xff"),
     ("staged", lambda p: ((p / "s").write_text("x"), subprocess.run(["git", "add", "s"], cwd=p, check=True)), "s"),
-    ("staged, then removed", lambda p: subprocess.run(["git", "rm", "-q", "--cached", "a.txt"], cwd=p, check=True), "a.txt"),
+    (
+        "staged, then removed",
+        lambda p: subprocess.run(["git", "rm", "-q", "--cached", "a.txt"], cwd=p, check=True),
+        "a.txt",
+    ),
     ("file became a link", lambda p: ((p / "a.txt").unlink(), (p / "a.txt").symlink_to("src")), "a.txt"),
-    ("nested repository", lambda p: (subprocess.run(["git", "init", "-q", p / "nested"], check=True), (p / "nested/x").write_text("x")), "nested"),
+    (
+        "nested repository",
+        lambda p: (subprocess.run(["git", "init", "-q", p / "nested"], check=True), (p / "nested/x").write_text("x")),
+        "nested",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("change", "file"), [c[1:] for c in CHANGES], ids=[c[0] for c in CHANGES])
-def test_every_uncommitted_change_is_seen_and_can_be_taken_along(repo, 
-    change: Callable[[Path], object], file: str, open_store: Opener, worktree: Worktree, contents: Callable[[Path], dict[bytes, object]]
+def test_every_uncommitted_change_is_seen_and_can_be_taken_along(
+    repo,
+    change: Callable[[Path], object],
+    file: str,
+    open_store: Opener,
+    worktree: Worktree,
+    contents: Callable[[Path], dict[bytes, object]],
 ) -> None:
     change(repo.path)
     error = refused(open_store, repo.path, "dirty")
@@ -281,7 +342,10 @@ def test_every_uncommitted_change_is_seen_and_can_be_taken_along(repo,
     assert contents(worktree(store)) == seen
     assert store.origin == repo.head()
     tip = store.export(store.base, branch="made")
-    assert repo.git("log", "-1", "--format=%s", tip).strip() in ("Uncommitted changes the workflow started with", "Change")
+    assert repo.git("log", "-1", "--format=%s", tip).strip() in (
+        "Uncommitted changes the workflow started with",
+        "Change",
+    )
 
 
 def test_ignored_files_are_not_uncommitted_changes(repo, open_store: Opener) -> None:
@@ -290,7 +354,9 @@ def test_ignored_files_are_not_uncommitted_changes(repo, open_store: Opener) -> 
 
 
 @pytest.mark.parametrize("where", ["info", "repository", "global", "default"])
-def test_the_user_s_own_excludes_count(repo, where: str, open_store: Opener, tmp_path: Path, step: Callable[..., str]) -> None:
+def test_the_user_s_own_excludes_count(
+    repo, where: str, open_store: Opener, tmp_path: Path, step: Callable[..., str]
+) -> None:
     home = Path(os.environ["HOME"])
     if where == "info":
         (repo.path / ".git/info/exclude").write_text("*.mine\n")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from workflowmaster.blocks import workspace
 from workflowmaster.blocks.workspace import Store, WorkspaceError
 
@@ -37,7 +38,9 @@ print(store.base)
 """
 
 
-def test_a_chain_in_one_directory_and_a_fresh_start_are_the_same(store: Store, worktree: Worktree, step: Step, contents) -> None:
+def test_a_chain_in_one_directory_and_a_fresh_start_are_the_same(
+    store: Store, worktree: Worktree, step: Step, contents
+) -> None:
     where, commit = worktree(store), store.base
     for n in range(5):
         store.release(where)
@@ -85,7 +88,10 @@ def test_equal_work_has_equal_ids(repo, open_store: Opener, step: Step) -> None:
 
 def test_the_date_is_the_base_s(repo, store: Store, step: Step) -> None:
     tip = store.export(step(store, store.base, "a", {"x": "1"}), branch="made")
-    assert repo.git("log", "-1", "--format=%ad %cd %an", "--date=iso-strict", tip).strip() == "2024-05-06T07:08:09+02:00 2024-05-06T07:08:09+02:00 WorkflowMaster"
+    assert (
+        repo.git("log", "-1", "--format=%ad %cd %an", "--date=iso-strict", tip).strip()
+        == "2024-05-06T07:08:09+02:00 2024-05-06T07:08:09+02:00 WorkflowMaster"
+    )
 
 
 def test_a_resume_finds_the_same_base_and_all_commits(repo, open_store: Opener, step: Step, worktree: Worktree) -> None:
@@ -109,7 +115,9 @@ def test_a_resume_with_changes_taken_along(repo, open_store: Opener) -> None:
     assert (again.base, again.origin) == (base, origin)
 
 
-def test_the_base_survives_the_user_s_garbage_collection(repo, open_store: Opener, step: Step, worktree: Worktree, contents) -> None:
+def test_the_base_survives_the_user_s_garbage_collection(
+    repo, open_store: Opener, step: Step, worktree: Worktree, contents
+) -> None:
     repo.commit({"only-here": "x" * 100})
     before = contents(repo.path)
     store = open_store(repo.path)
@@ -141,7 +149,10 @@ def test_a_base_that_is_gone_says_so(repo, open_store: Opener) -> None:
 def test_a_removed_pin_is_put_back(repo, open_store: Opener) -> None:
     open_store(repo.path).unpin()
     open_store(repo.path)
-    assert repo.git("for-each-ref", "--format=%(refname)", "refs/workflowmaster").strip() == "refs/workflowmaster/wf-1/base"
+    assert (
+        repo.git("for-each-ref", "--format=%(refname)", "refs/workflowmaster").strip()
+        == "refs/workflowmaster/wf-1/base"
+    )
 
 
 def test_a_pin_that_is_not_ours_is_left_alone(repo, open_store: Opener) -> None:
@@ -152,12 +163,17 @@ def test_a_pin_that_is_not_ours_is_left_alone(repo, open_store: Opener) -> None:
     assert repo.git("rev-parse", "refs/workflowmaster/wf-1/base").strip() == first
     assert repo.git("rev-parse", "refs/workflowmaster/wf-1.2/base").strip() == store.base
     open_store(repo.path).unpin()
-    assert repo.git("for-each-ref", "--format=%(refname)", "refs/workflowmaster").strip() == "refs/workflowmaster/wf-1/base"
+    assert (
+        repo.git("for-each-ref", "--format=%(refname)", "refs/workflowmaster").strip()
+        == "refs/workflowmaster/wf-1/base"
+    )
 
 
 def test_killed_between_pin_and_record_it_begins_again(repo, open_store: Opener) -> None:
     store = open_store(repo.path)
-    subprocess.run(["git", "update-ref", "-d", "refs/workflowmaster/origin"], cwd=store.folder / "store.git", check=True)
+    subprocess.run(
+        ["git", "update-ref", "-d", "refs/workflowmaster/origin"], cwd=store.folder / "store.git", check=True
+    )
     repo.commit({"a.txt": "newer\n"})
     assert open_store(repo.path).base == repo.head()
 
@@ -175,7 +191,9 @@ def test_two_processes_work_on_one_repository(repo, tmp_path: Path) -> None:
 # A workspace that is no repository
 
 
-def test_a_plain_directory_gets_a_private_repository(tmp_path: Path, open_store: Opener, worktree: Worktree, step: Step, put, contents) -> None:
+def test_a_plain_directory_gets_a_private_repository(
+    tmp_path: Path, open_store: Opener, worktree: Worktree, step: Step, put, contents
+) -> None:
     plain = tmp_path / "plain"
     put(plain, "a.txt", "one\n")
     put(plain, ".gitignore", "cache/\n")
@@ -212,7 +230,9 @@ def test_the_user_s_plain_directory_is_never_changed_to_be_read(nobody) -> None:
 # What steps leave behind
 
 
-def test_a_nested_repository_keeps_its_files_and_runs_nothing(store: Store, worktree: Worktree, tmp_path: Path, repo, put) -> None:
+def test_a_nested_repository_keeps_its_files_and_runs_nothing(
+    store: Store, worktree: Worktree, tmp_path: Path, repo, put
+) -> None:
     trap = tmp_path / "trap"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\n")
     trap.chmod(0o755)
@@ -254,7 +274,10 @@ def test_a_submodule_stays_what_it_is(repo, tmp_path: Path, open_store: Opener, 
     assert list((where / "libs/inner").iterdir()) == []
     (where / "libs/inner").rmdir()
     removed = store.snapshot(where, parents=[shot.commit], step="u", message="m").commit
-    assert repo.git("diff", "--name-status", tip, store.export(removed, branch="removed")).split() == ["D", "libs/inner"]
+    assert repo.git("diff", "--name-status", tip, store.export(removed, branch="removed")).split() == [
+        "D",
+        "libs/inner",
+    ]
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.long)])
@@ -303,7 +326,9 @@ def test_files_of_another_user_are_named_and_not_skipped(nobody) -> None:
     for path in foreign:
         os.chown(path, 12345, 12345)
     said = nobody.run(end)
-    assert said.startswith("unreadable WorkspaceError: The step left 2 paths that belong to another user and cannot be read: closed, secret.")
+    assert said.startswith(
+        "unreadable WorkspaceError: The step left 2 paths that belong to another user and cannot be read: closed, secret."
+    )
     for path in foreign:
         path.chmod(0o755)
     assert nobody.run(end) == ""
