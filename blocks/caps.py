@@ -28,7 +28,7 @@ class Caps:
     ignored_bytes: int = 2 << 30
     """Bytes of ignored files that may travel to the next step."""
     total_bytes: int = 16 << 30
-    """Bytes of changed files above which the step fails; a sparse file counts with its full length."""
+    """Bytes that files may grow by in one step before it fails; a sparse file counts with its full length."""
     kept: tuple[str, ...] = ()
     """Globs, as in `.gitignore`, of ignored paths that the cap never drops."""
     dropped: tuple[str, ...] = ()

@@ -158,7 +158,7 @@ def environment_file(values: Mapping[str, str]) -> str:
     """
     total = 0
     for name, value in values.items():
-        if not name.isidentifier() or not name.isascii():
+        if not name.isidentifier() or not name.isascii() or name == "OPTIND":  # the shell takes only numbers in it
             raise ValueError(f"{name!r} cannot be an environment variable: use letters, digits and _")
         if "\0" in value:
             raise ValueError(f"the value of {name} has a NUL byte, which an environment variable cannot carry")

@@ -69,6 +69,8 @@ def engine_trouble(what: str) -> Iterator[None]:
 
     try:
         yield
+    except SandboxUnavailable:
+        raise  # said already, by a call within this one
     except docker.errors.ImageNotFound as error:
         raise SandboxUnavailable(
             f"{what}: the image is gone from the engine: {_said(error)}", reason="image"

@@ -21,12 +21,12 @@ from pygit2.enums import DiffOption
 
 from workflowmaster.blocks.history import AUTHOR, History
 from workflowmaster.blocks.ignore import EVERYTHING, Rules
-from workflowmaster.blocks.objectstore import LARGE, ObjectStore
+from workflowmaster.blocks.objectstore import LARGE, Kind, ObjectStore
 from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.trees import GITLINK, Entry, Listing, is_file, is_tree, show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _TRAILER = re.compile(r"[A-Za-z][A-Za-z-]*: ")
@@ -55,6 +55,7 @@ class Rewrite:
         heads = self.history.heads(parents)
         before = tuple(self.history.tree_of(h) for h in heads)
         tree = visible(self.history.store, self.history.tree_of(commit), before, self.history.rules())
+        # Nothing a reviewer would see; a join whose sides became one line disappears the same way.
         if len(heads) == 1 and tree == before[0]:
             return heads[0]
         new = self.history.commit(tree, heads, self._message(commit), author=self.author)
@@ -75,6 +76,7 @@ def visible(store: ObjectStore, tree: bytes, tracked: Sequence[bytes], rules: Ru
 
 
 def _visible(store: ObjectStore, tree: bytes, tracked: Sequence[bytes], rules: Rules, path: bytes) -> bytes | None:
+    # What the parent has already stays whatever the rules say, so an untouched folder is not even read.
     if tree in tracked:
         return tree
     listing = store.tree(tree)
@@ -91,26 +93,35 @@ def _visible(store: ObjectStore, tree: bytes, tracked: Sequence[bytes], rules: R
             continue
         below = [t.oid for t in there if is_tree(t)]
         ignored = rules.ignores(full, directory=True)
-        if not (ignored and not below):
+        # An ignored folder is entered only for the tracked files in it.
+        if below or not ignored:
             oid = _visible(store, entry.oid, below, EVERYTHING if ignored else rules, full)
             if oid is not None:
                 kept[name] = Entry(entry.mode, oid)
     return store.write_tree(kept) if kept else None
 
 
-def objects_of(rewrite: Rewrite) -> list[bytes]:
+def objects_of(rewrite: Rewrite) -> dict[bytes, Kind]:
     """Return what the rewritten history adds to the root: its commits, trees and blobs."""
-    history, found = rewrite.history, dict.fromkeys(rewrite.made)
+    history = rewrite.history
+    found: dict[bytes, Kind] = dict.fromkeys(rewrite.made, "commit")
     for commit, parents in rewrite.made.items():
         known = [history.tree_of(p) for p in parents]
         _collect(history.store, history.tree_of(commit), known, found)
-    return list(found)
+    return found
 
 
-def _collect(store: ObjectStore, tree: bytes, known: Sequence[bytes], found: dict[bytes, None]) -> None:
+def objects_above(store: ObjectStore, tree: bytes, known: Sequence[bytes]) -> dict[bytes, Kind]:
+    """Return a tree's trees and blobs, except what stands at the same path in one of the `known` trees."""
+    found: dict[bytes, Kind] = {}
+    _collect(store, tree, known, found)
+    return found
+
+
+def _collect(store: ObjectStore, tree: bytes, known: Sequence[bytes], found: dict[bytes, Kind]) -> None:
     if tree in known or tree in found:
         return
-    found[tree] = None
+    found[tree] = "tree"
     others = [store.tree(t) for t in known]
     for name, entry in store.tree(tree).items():
         there = [o[name] for o in others if name in o]
@@ -119,10 +130,10 @@ def _collect(store: ObjectStore, tree: bytes, known: Sequence[bytes], found: dic
         if is_tree(entry):
             _collect(store, entry.oid, [t.oid for t in there if is_tree(t)], found)
         else:
-            found[entry.oid] = None
+            found[entry.oid] = "blob"
 
 
-def write_objects(store: ObjectStore, oids: Sequence[bytes], objects: Path) -> list[Path]:
+def write_objects(store: ObjectStore, oids: Iterable[bytes], objects: Path) -> list[Path]:
     """Add objects to an object folder: one pack, and files of their own for the large ones. Return what was written.
 
     libgit2 packs in memory, so a large object is copied as the loose file it already is.
@@ -130,10 +141,9 @@ def write_objects(store: ObjectStore, oids: Sequence[bytes], objects: Path) -> l
     written: list[Path] = []
     builder = pygit2.PackBuilder(store.repo)
     for oid in oids:
-        loose = store.loose_path(oid)
-        if loose is not None and loose.stat().st_size > LARGE // 64 and store.size(oid) >= LARGE:
-            written.append(_copy_loose(loose, objects / loose.parent.name / loose.name))
-        else:
+        copied = copy_large(store, oid, objects)
+        written += copied
+        if not copied:
             builder.add(pygit2.Oid(raw=oid))
     if len(builder):
         pack = objects / "pack"
@@ -143,14 +153,20 @@ def write_objects(store: ObjectStore, oids: Sequence[bytes], objects: Path) -> l
     return written
 
 
-def _copy_loose(source: Path, target: Path) -> Path:
+def copy_large(store: ObjectStore, oid: bytes, objects: Path) -> list[Path]:
+    """Copy an object into another object folder if it is a large file of its own; return the copy, or nothing."""
+    source = store.loose_path(oid)
+    if source is None or source.stat().st_size < LARGE // 64 or store.size(oid) < LARGE:
+        return []
+    target = objects / source.parent.name / source.name
     if not target.exists():
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copyfile(source, temporary)
+        # As git leaves its own objects.
         temporary.chmod(0o444)
         temporary.replace(target)
-    return target
+    return [target.parent, target]
 
 
 def swap_ref(repo: pygit2.Repository, name: str, new: bytes, expected: str | None) -> None:
@@ -161,38 +177,35 @@ def swap_ref(repo: pygit2.Repository, name: str, new: bytes, expected: str | Non
     target = pygit2.Oid(raw=new)
     # git takes a leading dash for an option, so a branch of that name could not be used.
     if not pygit2.reference_is_valid_name(name) or _short(name).startswith("-") or _short(name) == "HEAD":
-        raise WorkspaceError(
-            "branch", f"`{_short(name)}` is no branch name that git accepts. Choose another branch name."
-        )
+        raise _refused(name, "is no branch name that git accepts. Choose another branch name.")
     try:
         ref = repo.lookup_reference(name)
     except KeyError:
         _create(repo, name, target)
         return
+    # An export repeated after it was cut short.
     if ref.target == target:
         return
     if expected is None or str(ref.target) != expected:
-        raise WorkspaceError(
-            "branch", f"{_short(name)} exists already, at {ref.target}. Choose another branch name, or delete it."
-        )
+        raise _refused(name, f"exists already, at {ref.target}. Choose another branch name, or delete it.")
     if _checked_out(repo, name):
-        raise WorkspaceError(
-            "branch",
-            f"{_short(name)} is checked out, so moving it would change what `git status` says. Switch away from it.",
-        )
+        raise _refused(name, "is checked out, and moving it would change what `git status` says. Switch away from it.")
     try:
         # libgit2 writes only if the ref still has the value it was read with.
         ref.set_target(target)
     except (ValueError, OSError, pygit2.GitError) as error:
-        raise WorkspaceError("branch", f"{_short(name)} was moved by somebody else just now: {error}.") from error
+        raise _refused(name, f"was moved by somebody else just now: {error}. Look at it, then run again.") from error
+
+
+def _refused(name: str, why: str) -> WorkspaceError:
+    return WorkspaceError("branch", f"Branch {_short(name)} {why}")
 
 
 def _create(repo: pygit2.Repository, name: str, target: pygit2.Oid) -> None:
     try:
         repo.create_reference(name, target, force=False)
     except (ValueError, OSError, pygit2.GitError) as error:
-        message = f"{_short(name)} cannot be created: {error}. Choose another branch name."
-        raise WorkspaceError("branch", message) from error
+        raise _refused(name, f"cannot be created: {error}. Choose another branch name.") from error
 
 
 def _checked_out(repo: pygit2.Repository, name: str) -> bool:

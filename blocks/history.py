@@ -38,7 +38,7 @@ class History:
     """Tree of the workflow's base."""
     findings: list[str] = field(default_factory=list)
     """What the last merge decided by itself, one line each."""
-    _heads: dict[bytes, tuple[bytes, tuple[bytes, ...], bytes]] = field(default_factory=dict)
+    _parsed: dict[bytes, tuple[bytes, tuple[bytes, ...], bytes]] = field(default_factory=dict)
     _when: bytes = b""
 
     def tree_of(self, commit: bytes) -> bytes:
@@ -60,6 +60,7 @@ class History:
         lines = [b"tree " + tree.hex().encode()]
         lines += [b"parent " + p.hex().encode() for p in parents]
         lines += [b"author " + signed, b"committer " + signed]
+        # A NUL would end the message for git.
         body = message.replace("\0", "").strip() + "\n"
         return self.store.write("commit", b"\n".join(lines) + b"\n\n" + body.encode("utf-8", "replace"))
 
@@ -80,6 +81,7 @@ class History:
         todo = [tip]
         while todo:
             commit = todo[-1]
+            # Not recursive: a chain of a thousand steps is as deep as it is long.
             waiting = [p for p in self.parents(commit) if p not in order and p != self.root]
             if commit in order or commit == self.root:
                 todo.pop()
@@ -103,6 +105,7 @@ class History:
         heads = self.heads(c for _, c in commits)
         if len(heads) == 1:
             return heads[0]
+        # A commit that several steps ended with is named after the first of them.
         named = dict(reversed([(c, s) for s, c in commits]))
         tree = self._fold([(named[c], c) for c in heads])
         return self.commit(tree, heads, message)
@@ -114,10 +117,10 @@ class History:
         for step, commit in rest:
             line = self.ancestors(commit)
             join = Join(self.store, self.project, self.rules)
-            theirs = self.tree_of(commit)
-            result = join.trees(self._base_tree(behind & line), tree, theirs)
+            base, theirs = self._base_tree(behind & line), self.tree_of(commit)
+            result = join.trees(base, tree, theirs)
             if join.conflicts:
-                raise conflict_between(self.store, join, merged, ours=tree, theirs=step)
+                raise conflict_between(join, merged, base=base, ours=tree, theirs=step)
             self._report(join, step)
             tree, behind = result, behind | line
             merged.append((step, theirs))
@@ -137,6 +140,7 @@ class History:
         conflicts, never hide one.
         """
         older = {p for c in common for p in self.parents(c)}
+        # Common ancestors are closed downwards, so the best are those that are nobody's parent. Sorted, for equal ids.
         best = sorted(common - older)
         if not best:
             return self.tree_of(self.root)
@@ -151,12 +155,13 @@ class History:
         return tree
 
     def _head(self, commit: bytes) -> tuple[bytes, tuple[bytes, ...], bytes]:
-        found = self._heads.get(commit)
+        found = self._parsed.get(commit)
         if found is None:
+            # A signature's lines begin with a space and hold no empty line, so the first one ends the head.
             head, _, message = self.store.read(commit).partition(b"\n\n")
             lines = [line.split(b" ", 1) for line in head.split(b"\n")]
             parents = tuple(bytes.fromhex(v.decode()) for k, v in (x for x in lines if len(x) == 2) if k == b"parent")
-            found = self._heads[commit] = (bytes.fromhex(lines[0][1].decode()), parents, message)
+            found = self._parsed[commit] = (bytes.fromhex(lines[0][1].decode()), parents, message)
         return found
 
     def _date(self) -> bytes:

@@ -71,6 +71,7 @@ def build(
 
     start = time.monotonic()
     client = docker.from_env(timeout=600)
+    # The question is asked under the lock, or a second process would build what the first has just finished.
     with _alone():
         found = None if force else current(client, reference)
         how = "cached"
@@ -139,6 +140,7 @@ def _build(client: Any, log: Callable[[str], object]) -> tuple[str, str]:
         try:
             return _from_dockerfile(client, log), "dockerfile"
         except ImageBuildError as error:
+            # The base may be here and its package mirror out of a container's reach; the host's may still answer.
             refused = str(error)
     log(f"no build from a base image: {refused}")
     with rootfs.made(RECIPE, log) as (archive, how):
@@ -152,6 +154,7 @@ def _pull_base(client: Any, log: Callable[[str], object]) -> str:
 
     first = next(line for line in (RECIPE / "Dockerfile").read_text().splitlines() if line.startswith("FROM"))
     base = first.split()[1]
+    # A base that is here is good enough: a pull would only ask a registry for permission to use it.
     if base in {tag for image in client.images.list() for tag in image.tags}:
         return ""
     log(f"pulling {base}")

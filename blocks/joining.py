@@ -77,16 +77,18 @@ class Join:
             return sides.ours
         if sides.base == sides.ours:
             return sides.theirs
-        if is_tree(sides.ours) and is_tree(sides.theirs):
+        # A folder that one side removed is looked into as well, so that a conflict names the file and not the folder.
+        if all(side is None or is_tree(side) for side in (sides.ours, sides.theirs)):
             return self._directory(sides, path, rules)
         return self._both_changed(sides, path, rules)
 
-    def _directory(self, sides: Sides, path: bytes, rules: Rules | None) -> Entry:
+    def _directory(self, sides: Sides, path: bytes, rules: Rules | None) -> Entry | None:
         base, ours, theirs = self._listing(sides.base), self._listing(sides.ours), self._listing(sides.theirs)
         inner = _Lazy(self, rules, path, (ours, theirs))
         merged: Listing = {}
         for name in sorted(base.keys() | ours.keys() | theirs.keys()):
             below = Sides(base.get(name), ours.get(name), theirs.get(name))
+            # The two plain cases are decided here: asking `_entry` would read the ignore rules for nothing.
             if below.theirs in (below.ours, below.base):
                 entry = below.ours
             elif below.base == below.ours:
@@ -95,6 +97,8 @@ class Join:
                 entry = self._entry(below, path + b"/" + name if path else name, inner.get())
             if entry is not None:
                 merged[name] = entry
+        if not merged and None in (sides.ours, sides.theirs):
+            return None
         return Entry(DIRECTORY, self.store.write_tree(merged))
 
     def _listing(self, entry: Entry | None) -> Listing:
@@ -102,6 +106,7 @@ class Join:
 
     def _both_changed(self, sides: Sides, path: bytes, rules: Rules | None) -> Entry | None:
         directory = is_tree(sides.ours) or is_tree(sides.theirs)
+        # At the root there are no rules yet, and nothing above the root could leave it out.
         if rules is not None and self._left_out(path, rules, directory=directory):
             self.overruled.append(path)
             return sides.theirs
@@ -125,6 +130,7 @@ class Join:
             return None
         if base is not None and not is_file(base):
             return None
+        # The x bit merges on its own: whoever changed it has his way.
         before = base.mode if base is not None else ours.mode
         mode = theirs.mode if ours.mode == before else ours.mode
         if ours.oid == theirs.oid:
@@ -162,13 +168,22 @@ class _Lazy:
 
 
 def conflict_between(
-    store: ObjectStore, join: Join, merged: Sequence[tuple[str, bytes]], ours: bytes, theirs: str
+    join: Join, merged: Sequence[tuple[str, bytes]], *, base: bytes, ours: bytes, theirs: str
 ) -> MergeConflict:
-    """Say which earlier step holds the other side of a conflict: the last one whose tree has our entry there.
+    """Say which earlier step holds the other side of a conflict, and in which files.
 
-    `merged` are (step id, tree) of the steps joined so far, in plan order; `ours` is their merged tree.
+    `merged` are (step id, tree) of the steps joined so far, in plan order, `ours` is their merged tree and `base` what
+    it was merged over. Files in conflict with other steps than the first file's are left for the next attempt to name.
     """
-    first = join.conflicts[0]
-    held = store.entry(ours, first)
-    owner = next((step for step, tree in reversed(merged) if store.entry(tree, first) == held), merged[-1][0])
-    return MergeConflict(tuple(show(p) for p in join.conflicts), owner, theirs)
+    entry = join.store.entry
+
+    def owner(path: bytes) -> str:
+        held, before = entry(ours, path), entry(base, path)
+        for step, tree in reversed(merged):
+            if entry(tree, path) == held:
+                return step
+        # Lines of several steps: the last that touched the file.
+        return next((step for step, tree in reversed(merged) if entry(tree, path) != before), merged[-1][0])
+
+    first = owner(join.conflicts[0])
+    return MergeConflict(tuple(show(p) for p in join.conflicts if owner(p) == first), first, theirs)

@@ -48,6 +48,7 @@ class Laying:
 
     def lay(self, fd: int, known: Known, tree: bytes) -> None:
         """Make the open directory equal the tree exactly."""
+        # Cleared first: should this pass fail half way, nobody may take the directory for any tree.
         known.tree, known.fresh = None, []
         self._own(fd, handles.DIRECTORY_MODE)
         self._lay(_Here(fd, known.root, b""), tree)
@@ -90,6 +91,7 @@ class Laying:
         for item in found:
             st = item.stat(follow_symlinks=False)
             entry = want.get(os.fsencode(item.name))
+            # A submodule (160000) is a directory on disk too.
             if entry is not None and stat.S_ISDIR(st.st_mode) == (entry.mode & 0o040000 == 0o040000):
                 stay[item.name] = st
             else:
@@ -102,6 +104,7 @@ class Laying:
             return False
         if self.owner is not None and (st.st_uid, st.st_gid) != self.owner:
             return False
+        # A second name for the same inode would carry a later write to both.
         return entry.mode == SYMLINK or (st.st_nlink == 1 and stat.S_IMODE(st.st_mode) == _mode(entry))
 
     def _switch(self, here: _Here, old: bytes, new: bytes) -> None:
@@ -163,6 +166,7 @@ class Laying:
             st = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
         else:
             st = self._write(here, name, entry)
+        # Not believed before the clock has moved on: a step that starts at once could write in this very tick.
         stamp = here.node.files[name] = Stamp(key_of(st), entry, believed=False)
         self.fresh.append(stamp)
 
@@ -174,20 +178,25 @@ class Laying:
             fd = os.open(name, handles.CREATE_FLAGS, _mode(entry), dir_fd=here.fd)
         try:
             self.store.copy_to(entry.oid, fd)
-            self._own(fd, _mode(entry))
-            return os.fstat(fd)
+            return self._own(fd, _mode(entry))
         finally:
             os.close(fd)
 
-    def _own(self, fd: int, mode: int) -> None:
-        """Give an open file its owner and its permissions, whatever our umask is."""
+    def _own(self, fd: int, mode: int) -> os.stat_result:
+        """Give an open file its owner and its permissions, whatever our umask is; return what it is then."""
         st = os.fstat(fd)
-        if self.owner is not None and (st.st_uid, st.st_gid) != self.owner:
+        foreign = self.owner is not None and (st.st_uid, st.st_gid) != self.owner
+        if foreign and self.owner is not None:
             os.fchown(fd, *self.owner)
+        # After the chown, which takes bits away.
         if stat.S_IMODE(st.st_mode) != mode:
             os.fchmod(fd, mode)
+        elif not foreign:
+            return st
+        return os.fstat(fd)
 
     def _vet(self, here: _Here, name: str) -> None:
+        # Raw trees are validated by nobody: a commit may ask for `../evil` or `.git/hooks/x`.
         raw = os.fsencode(name)
         reason = bad_name(raw)
         if here.prefix.count(b"/") >= MAX_DEPTH:

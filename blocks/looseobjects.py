@@ -7,7 +7,7 @@ its first bytes do not shrink.
 """
 
 # Thousands of files: pathlib costs more than the system calls.
-# ruff: noqa: PTH103, PTH104, PTH105, PTH108, PTH116, PTH120, PTH123
+# ruff: noqa: PTH103, PTH104, PTH105, PTH108, PTH120
 from __future__ import annotations
 
 import hashlib
@@ -35,14 +35,6 @@ def path_in(objects: str, oid: bytes) -> str:
     return f"{objects}/{name[:2]}/{name[2:]}"
 
 
-def is_large(path: str) -> bool:
-    """Return whether a loose object is there and worth streaming."""
-    try:
-        return os.stat(path).st_size >= _LARGE_PACKED
-    except FileNotFoundError:
-        return False
-
-
 def read(path: str) -> bytes | None:
     """Return the content of a loose object, or None if there is none; half the price of asking libgit2."""
     try:
@@ -53,7 +45,7 @@ def read(path: str) -> bytes | None:
         packed = read_all(fd, os.fstat(fd).st_size)
     finally:
         os.close(fd)
-    return zlib.decompress(packed).partition(b"\0")[2]
+    return _content(packed)
 
 
 def install(path: str, packed: bytes) -> None:
@@ -96,18 +88,37 @@ def hash_rest(fd: int, size: int) -> bytes:
     return digest.digest()
 
 
-def stream_out(path: str, fd: int) -> None:
-    """Inflate a loose object into a file, leaving out its header."""
+def copy_out(path: str, target: int) -> bool:
+    """Write the content of a loose object to an open file, a large one piece by piece. False if there is none."""
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        size = os.fstat(source).st_size
+        if size < _LARGE_PACKED:
+            write_all(target, _content(read_all(source, size)))
+        else:
+            _stream_out(source, target, path)
+    finally:
+        os.close(source)
+    return True
+
+
+def _stream_out(source: int, target: int, path: str) -> None:
     unpacker = zlib.decompressobj()
-    with open(path, "rb") as source:
-        body = unpacker.decompress(source.read(_CHUNK), _CHUNK).partition(b"\0")[2]
-        while body or not unpacker.eof:
-            write_all(fd, body)
-            # What did not fit into the last piece comes first: a piece of zeros inflates a thousandfold.
-            piece = unpacker.unconsumed_tail or source.read(_CHUNK)
-            body = unpacker.decompress(piece, _CHUNK)
-            if not (piece or body or unpacker.eof):
-                raise WorkspaceError("broken", f"{path} ends too early; the disk or somebody damaged it. Start again.")
+    body = unpacker.decompress(os.read(source, _CHUNK), _CHUNK).partition(b"\0")[2]
+    while body or not unpacker.eof:
+        write_all(target, body)
+        # What did not fit into the last piece comes first: a piece of zeros inflates a thousandfold.
+        piece = unpacker.unconsumed_tail or os.read(source, _CHUNK)
+        body = unpacker.decompress(piece, _CHUNK)
+        if not (piece or body or unpacker.eof):
+            raise WorkspaceError("broken", f"{path} ends too early; the disk or somebody damaged it. Start again.")
+
+
+def _content(packed: bytes) -> bytes:
+    return zlib.decompress(packed).partition(b"\0")[2]
 
 
 def read_all(fd: int, size: int) -> bytes:

@@ -46,6 +46,11 @@ def quiet_libgit2() -> None:
     pygit2.settings.owner_validation = False
 
 
+def object_id(kind: Kind, data: bytes) -> bytes:
+    """Return the id of an object with this content."""
+    return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).digest()
+
+
 class ObjectStore:
     """Objects of one bare repository, by raw 20-byte id."""
 
@@ -67,14 +72,18 @@ class ObjectStore:
         if alternate is not None and b"\n" in os.fsencode(alternate):
             raise WorkspaceError("unsafe", f"{str(alternate)!r} has a line break in its path. Rename that directory.")
         if alternate is not None:
+            # Written at every opening: the repository may have been moved since.
             _write_whole(git_dir / "objects/info/alternates", os.fsencode(alternate) + b"\n")
         return cls(git_dir)
 
     def read(self, oid: bytes) -> bytes:
         """Return an object's content. WorkspaceError `base` if it is gone."""
+        # Our own files first: half of what is read here was written by an earlier step.
         ours = looseobjects.read(self._path(oid))
-        if ours is not None:
-            return ours
+        return self._read_packed(oid) if ours is None else ours
+
+    def _read_packed(self, oid: bytes) -> bytes:
+        """Ask libgit2, which knows our packs and all that the user has."""
         try:
             return bytes(self.repo.read(pygit2.Oid(raw=oid))[1])
         except KeyError as error:
@@ -97,6 +106,7 @@ class ObjectStore:
         header = b"%s %d\0" % (kind.encode(), len(data))
         oid = hashlib.sha1(header + data, usedforsecurity=False).digest()
         path = self._path(oid)
+        # Only our own folder is asked: what the user holds may be unreachable there, and gone tomorrow.
         if oid == held or (self._batch is not None and oid in self._batch):
             return oid
         if os.path.exists(path):  # noqa: PTH110 -- pathlib costs more than the write
@@ -132,6 +142,7 @@ class ObjectStore:
         return oid
 
     def _keep(self, oid: bytes, listing: Listing) -> None:
+        # Emptied whole: which listing is needed next follows the walk, not the age.
         if self._cached > _CACHED_ENTRIES:
             self._trees.clear()
             self._cached = 0
@@ -142,6 +153,7 @@ class ObjectStore:
         """Store the content of an open file from its current offset and return the blob's id; `held` as in `write`."""
         if size < LARGE:
             return self.write("blob", looseobjects.read_all(fd, size), held=held)
+        # Reading twice is cheaper than writing once.
         if held is not None and looseobjects.hash_rest(fd, size) == held:
             return held
         oid = looseobjects.stream_in(fd, size, str(self.objects))
@@ -150,11 +162,8 @@ class ObjectStore:
 
     def copy_to(self, oid: bytes, fd: int) -> None:
         """Write a blob's content to an open file."""
-        path = self._path(oid)
-        if looseobjects.is_large(path):
-            looseobjects.stream_out(path, fd)
-        else:
-            looseobjects.write_all(fd, self.read(oid))
+        if not looseobjects.copy_out(self._path(oid), fd):
+            looseobjects.write_all(fd, self._read_packed(oid))
 
     def holds(self, oid: bytes) -> bool:
         """Return whether the object can be read here, alternates included."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.cgroup import Usage
 from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.blocks.failure import signal_of
 from workflowmaster.blocks.streams import Frames, Marks
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ CHUNK = 1 << 18
 LAST_WORDS = 400
 """Bytes kept of what a container says that ends before its command begins."""
 
-NO_SHELL = (126, 127)
-"""Exit codes of the engine's init when it cannot run `/bin/sh`."""
+NO_GO = 125
+"""Exit code of a shell whose stdin was closed. With any other that is no signal's, the image's shell cannot do its part."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class Reader:
             words = self.last_words.decode(errors="replace").strip()
             raise SandboxUnavailable(
                 f"{self.name} ended with exit code {code} before its command began" + (f": {words}" if words else ""),
-                reason="image" if code in NO_SHELL else "parked",
+                reason="parked" if code == NO_GO or signal_of(code) else "image",
             )
         return Ending(code, self.usage, seconds, self.timed_out, self.capped, oom, error)
 

@@ -84,6 +84,18 @@ class _Here:
     depth: int
     rules: Rules | None = None
     """Ignore rules that decide what is taken; None takes everything."""
+    was: Listing = field(default_factory=dict)
+    """What the tree the step started from says, for a directory that this process does not know."""
+
+    def before(self, name: str) -> Entry | None:
+        """Return what a name stood for when the step started, as far as we know."""
+        stamp = self.node.files.get(name)
+        return stamp.entry if stamp is not None else self.was.get(os.fsencode(name))
+
+    def below(self, name: str, store: ObjectStore) -> Listing:
+        """Return `was` of a directory in this one."""
+        entry = self.was.get(os.fsencode(name))
+        return store.tree(entry.oid) if entry is not None and entry.mode == DIRECTORY else {}
 
 
 @dataclass(slots=True)
@@ -94,7 +106,9 @@ class Scan:
     gitlinks: dict[bytes, dict[str, bytes]]
     """Submodules of the tree the step started from: directory (`b"libs/"`, the root is empty) → name → commit id."""
     most_bytes: int
-    """Bytes of changed files from which the step has gone too far."""
+    """Bytes that files may have grown by."""
+    start: bytes | None = None
+    """The tree the step started from; spares writing what it holds when the directory is not known."""
     rules: Rules | None = None
     """Ignore rules above the root; with them, ignored files are not taken."""
     lend: bool = True
@@ -104,7 +118,7 @@ class Scan:
     unreadable: list[str] = field(default_factory=list)
     exact: bool = True
     """Whether the directory equals the tree to the last bit of mode, so that the next step may start by diff."""
-    changed_bytes: int = 0
+    grown_bytes: int = 0
     total_bytes: int = 0
     """Bytes of all regular files."""
 
@@ -114,7 +128,8 @@ class Scan:
         `prefix` is where the directory lies (`b"libs/"`), for rules and findings.
         WorkspaceError `unreadable`, `size` or `disk`.
         """
-        oid = self._directory(_Here(fd, known.root, prefix, 0, self._rules_in(fd, prefix, self.rules)))
+        was = self.store.tree(self.start) if self.start is not None and known.root.tree is None else {}
+        oid = self._directory(_Here(fd, known.root, prefix, 0, self._rules_in(fd, prefix, self.rules), was))
         if self.unreadable:
             shown = ", ".join(sorted(self.unreadable)[:10])
             message = (
@@ -184,7 +199,8 @@ class Scan:
                     node = Node()
                 else:
                     rules = self._rules_in(fd, path + b"/", here.rules)
-                    self._directory(_Here(fd, node, path + b"/", here.depth + 1, rules))
+                    was = here.below(name, self.store)
+                    self._directory(_Here(fd, node, path + b"/", here.depth + 1, rules, was))
         except PermissionError:
             self.unreadable.append(show(path))
             return False
@@ -194,7 +210,7 @@ class Scan:
     def _reread(self, here: _Here, name: str, st: os.stat_result, into: Node) -> bool:
         """Read a file whose stamp does not speak for it and return whether it is what it was."""
         old = here.node.files.get(name)
-        stamp = self._file(here, name, st, old)
+        stamp = self._file(here, name, st)
         if stamp is None:
             return False
         into.files[name] = stamp
@@ -224,14 +240,15 @@ class Scan:
         self.exact = False
         self.findings.append(f"{show(path)}: left out, {reason}")
 
-    def _file(self, here: _Here, name: str, st: os.stat_result, old: Stamp | None) -> Stamp | None:
+    def _file(self, here: _Here, name: str, st: os.stat_result) -> Stamp | None:
         path = here.prefix + os.fsencode(name)
         if reason := _unfit(path, name, 0):
             self._leave_out(path, reason)
             return None
         if stat.S_ISLNK(st.st_mode):
             target = os.fsencode(os.readlink(name, dir_fd=here.fd))
-            return self._stamp(key_of(st), Entry(SYMLINK, self.store.write("blob", target, held=_held(old))), old)
+            before = here.before(name)
+            return self._stamp(key_of(st), Entry(SYMLINK, self.store.write("blob", target, held=_id(before))), before)
         if not stat.S_ISREG(st.st_mode):
             self._leave_out(path, f"a {_KINDS.get(stat.S_IFMT(st.st_mode), 'special file')}")
             return None
@@ -241,30 +258,34 @@ class Scan:
             self.unreadable.append(show(path))
             return None
         try:
-            return self._content(source, path, old)
+            return self._content(source, path, here.before(name), here.node.files.get(name))
         finally:
             os.close(source)
 
-    def _content(self, source: int, path: bytes, old: Stamp | None) -> Stamp | None:
+    def _content(self, source: int, path: bytes, before: Entry | None, old: Stamp | None) -> Stamp | None:
         st = os.fstat(source)
         if not stat.S_ISREG(st.st_mode):
             self._leave_out(path, "it changed its kind while it was read")
             return None
-        self.changed_bytes += st.st_size
-        if self.changed_bytes > self.most_bytes:
+        self._grow(path, st.st_size - (old.key[1] if old is not None else 0))
+        mode = EXECUTABLE if st.st_mode & stat.S_IXUSR else FILE
+        oid = self.store.write_file(source, st.st_size, held=_id(before))
+        return self._stamp(key_of(st), Entry(mode, oid), before)
+
+    def _grow(self, path: bytes, by: int) -> None:
+        """Count growth before anything is read: a sparse file can be longer than the disk."""
+        self.grown_bytes += max(by, 0)
+        if self.grown_bytes > self.most_bytes:
             message = (
-                f"The step changed more than {self.most_bytes} bytes of files (the last one read: {show(path)}). "
+                f"The step's files grew by more than {self.most_bytes} bytes (the last one read: {show(path)}). "
                 "Let it clean up, or raise the step's disk limit."
             )
             raise WorkspaceError("size", message, files=(show(path),))
-        mode = EXECUTABLE if st.st_mode & stat.S_IXUSR else FILE
-        oid = self.store.write_file(source, st.st_size, held=_held(old))
-        return self._stamp(key_of(st), Entry(mode, oid), old)
 
-    def _stamp(self, key: Key, entry: Entry, old: Stamp | None) -> Stamp:
-        if old is not None and old.entry.oid == entry.oid and _same_kind(old.entry.mode, entry.mode):
+    def _stamp(self, key: Key, entry: Entry, before: Entry | None) -> Stamp:
+        if before is not None and before.oid == entry.oid and _same_kind(before.mode, entry.mode):
             # Old gits wrote 100664: an untouched file keeps the mode it came with.
-            entry = old.entry
+            entry = before
         return Stamp(key, entry, settled(key[3], self.now))
 
 
@@ -277,9 +298,8 @@ def _unfit(path: bytes, name: str, depth: int) -> str:
     return bad_name(os.fsencode(name))
 
 
-def _held(stamp: Stamp | None) -> bytes | None:
-    """Return the object a name stood for, which its tree keeps alive."""
-    return stamp.entry.oid if stamp is not None else None
+def _id(entry: Entry | None) -> bytes | None:
+    return entry.oid if entry is not None else None
 
 
 def _same_kind(old: int, new: int) -> bool:

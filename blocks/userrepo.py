@@ -22,6 +22,7 @@ from pygit2.enums import FileStatus, FilterMode
 from workflowmaster.blocks import handles, indexfile
 from workflowmaster.blocks.caps import DEFAULT_CAPS
 from workflowmaster.blocks.ignore import Rules, rules_from
+from workflowmaster.blocks.looseobjects import read_all
 from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.scanning import Scan
 from workflowmaster.blocks.stamps import Known
@@ -44,6 +45,7 @@ _TRACKED = (
     | FileStatus.INDEX_TYPECHANGE
     | FileStatus.CONFLICTED
 )
+_UNTRACKED = FileStatus.WT_NEW | FileStatus.IGNORED
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,18 @@ class UserRepo:
     def uncommitted(self) -> list[bytes]:
         """Return the paths that differ from the checked-out commit, untracked ones that are not ignored included."""
         found = []
+        rules: dict[bytes, Rules] = {}
         absent = self._left_out()
         for name, status in self._status().items():
             path = os.fsencode(name)
+            # libgit2 calls what a sparse checkout left out deleted.
             if status == FileStatus.WT_DELETED and path in absent:
                 continue
             if status == FileStatus.INDEX_MODIFIED and self._only_spelling(name):
                 continue
-            if status & _TRACKED or (status & FileStatus.WT_NEW and not self._ignored(path)):
+            # Which untracked files count is decided by our rules alone: libgit2 follows a linked `.gitignore`, which
+            # git does not, and the user's own file it was told not to read.
+            if status & _TRACKED or (status & _UNTRACKED and not self._ignored(path, rules)):
                 found.append(path.rstrip(b"/"))
         return sorted(found)
 
@@ -91,6 +97,7 @@ class UserRepo:
         changes: dict[bytes, Entry | None] = {}
         for path in paths:
             old = store.entry(tree, path)
+            # A submodule that stands elsewhere: its content is not ours to carry, so the commit keeps what it names.
             if old is not None and old.mode == GITLINK:
                 continue
             full = self.root / os.fsdecode(path)
@@ -103,6 +110,7 @@ class UserRepo:
         found: list[Path] = []
         for top in (self.common, self.common / "logs"):
             path = top / name
+            # A branch `a/b` may have made the folder `a`, in the refs and in the reflogs.
             while path not in (top / "refs", top / "refs/heads"):
                 found.append(path)
                 path = path.parent
@@ -110,6 +118,7 @@ class UserRepo:
 
     def own(self, paths: list[Path]) -> None:
         """Give what root wrote into another user's repository to that user."""
+        # A file of root's in there would later stop his own git, at a time when nobody thinks of us.
         st = self.common.stat()
         if os.geteuid() == 0 and st.st_uid != 0:
             for path in paths:
@@ -117,12 +126,13 @@ class UserRepo:
 
     def _folder(self, store: ObjectStore, path: bytes) -> Entry:
         """Take what libgit2 reports as one untracked name: a repository inside the repository, without its `.git`."""
-        scan = Scan(store, {}, DEFAULT_CAPS.total_bytes, rules=self._rules_at(path.split(b"/")), lend=False)
+        scan = Scan(store, {}, DEFAULT_CAPS.total_bytes, rules=self._rules_at(path.split(b"/"), {}), lend=False)
         with handles.root(self.root / os.fsdecode(path), lend=False) as fd:
             return Entry(DIRECTORY, scan.run(fd, Known(), path + b"/"))
 
     def _only_spelling(self, name: str) -> bool:
         """Return whether index and commit differ only in how old gits wrote a file's mode (100664)."""
+        # git reads such a mode as 100644 and sees no change; libgit2 compares the bytes.
         staged, committed = self.repo.index[name], self.repo.head.peel(pygit2.Tree)[name]
         modes = (staged.mode, committed.filemode)
         return (
@@ -133,7 +143,7 @@ class UserRepo:
 
     def _status(self) -> dict[str, int]:
         try:
-            return self.repo.status()
+            return self.repo.status(ignored=True)
         except pygit2.GitError as error:
             message = (
                 f"The index of {self.root} cannot be read: {error}. For a sparse index, `git sparse-checkout reapply "
@@ -173,29 +183,33 @@ class UserRepo:
                 "Commit or stash it first."
             )
             raise WorkspaceError("filter", message, files=(show(path),))
+        # libgit2's own filters only: line endings and `ident`, as the repository's attributes and settings ask.
         filters = self.repo.load_filter_list(name, mode=FilterMode.TO_ODB) if name.isprintable() else None
         if filters is None or not len(filters):
             return store.write_file(fd, size)
-        return store.write("blob", filters.apply_to_buffer(os.read(fd, size)))
+        return store.write("blob", filters.apply_to_buffer(read_all(fd, size)))
 
-    def _ignored(self, path: bytes) -> bool:
-        """Return whether the user himself ignores an untracked path that nothing in the repository ignores."""
+    def _ignored(self, path: bytes, known: dict[bytes, Rules]) -> bool:
+        """Return whether an untracked path, or a folder it lies in, is left out by any rule."""
         parts = path.rstrip(b"/").split(b"/")
         for n in range(1, len(parts) + 1):
             directory = n < len(parts) or path.endswith(b"/")
-            if self._rules_at(parts[: n - 1]).ignores(b"/".join(parts[:n]), directory=directory):
+            if self._rules_at(parts[: n - 1], known).ignores(b"/".join(parts[:n]), directory=directory):
                 return True
         return False
 
-    def _rules_at(self, folder: list[bytes]) -> Rules:
+    def _rules_at(self, folder: list[bytes], known: dict[bytes, Rules]) -> Rules:
         """Return the ignore rules inside a directory of the working tree, given as its path's parts."""
-        rules = self.rules()
-        for n in range(len(folder) + 1):
-            path = b"/".join(folder[:n])
-            rules = rules.below(path, _content(self.root / os.fsdecode(path) / ".gitignore"))
-        return rules
+        path = b"/".join(folder)
+        if path not in known:
+            above = self._rules_at(folder[:-1], known) if folder else self.rules()
+            # git reads no `.gitignore` that is a symlink, so a link to a secret is not read here either.
+            own = _content(self.root / os.fsdecode(path) / ".gitignore", os.O_NOFOLLOW)
+            known[path] = above.below(path, own)
+        return known[path]
 
     def _excludes_file(self) -> Path | None:
+        # The repository's setting wins over the user's, and the last of his files over the first.
         named = [str(self.repo.config["core.excludesfile"])] if "core.excludesfile" in self.repo.config else []
         named = named or list(user_settings("core.excludesfile"))
         if named:
@@ -210,6 +224,7 @@ def find(workspace: Path) -> UserRepo | None:
     if found is None:
         return None
     git_dir = Path(found)
+    # Owner and format come before libgit2 opens it: its own words for these cases tell nobody what to do.
     common = _common_dir(git_dir)
     _vet_owner(git_dir)
     _vet_format(common)
@@ -234,6 +249,7 @@ def raw(target: pygit2.Oid | str) -> bytes:
 
 def missing_objects(user: UserRepo, store: ObjectStore, tree: bytes) -> list[bytes]:
     """Return paths of the tree whose content a partial clone has not fetched; empty for any other repository."""
+    # Looking up every file costs; only a clone that says it is partial can have holes.
     if not _is_partial(user.repo):
         return []
     gone: list[bytes] = []
@@ -271,6 +287,7 @@ def _config_home() -> Path | None:
 
 
 def _common_dir(git_dir: Path) -> Path:
+    # pygit2 does not tell it; without it a linked worktree would borrow from a folder that holds no objects.
     pointer = _content(git_dir / "commondir")
     return (git_dir / os.fsdecode(pointer.rstrip(b"\n"))).resolve() if pointer else git_dir
 
@@ -279,6 +296,7 @@ def _vet_owner(git_dir: Path) -> None:
     """Refuse a repository of another user, as git does, unless `safe.directory` names it."""
     uid = git_dir.stat().st_uid
     trusted = {os.geteuid()}
+    # `sudo workflowmaster` in one's own repository is no foreign repository; git says the same.
     if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
         trusted.add(int(os.environ["SUDO_UID"]))
     if uid in trusted:
@@ -319,12 +337,13 @@ def _is_partial(repo: pygit2.Repository) -> bool:
     return any(e.name.endswith(marks) for e in repo.config)
 
 
-def _content(path: Path | None) -> bytes:
-    """Return a file's bytes, or none if it is not there or not ours to read. A link is not followed."""
+def _content(path: Path | None, flags: int = 0) -> bytes:
+    """Return a file's bytes, or none if it is not there or not ours to read."""
     if path is None:
         return b""
     try:
-        fd = os.open(path, handles.READ_FLAGS & ~os.O_NOFOLLOW)
+        # Not to block on a FIFO that stands where a file should.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     except OSError:
         return b""
     try:

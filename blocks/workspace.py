@@ -33,7 +33,7 @@ from workflowmaster.blocks.objectstore import ObjectStore
 from workflowmaster.blocks.refusal import WorkspaceError, disk_errors
 from workflowmaster.blocks.scanning import Gitlinks, Scan
 from workflowmaster.blocks.stamps import Known
-from workflowmaster.blocks.throwaway import make_repository
+from workflowmaster.blocks.throwaway import Throwaway
 from workflowmaster.blocks.trees import show
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Store:
         WorkspaceError `dirty`, `unborn`, `sha256`, `reftable`, `partial`, `bare`, `owner`, `broken`, `base`, `filter`.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # It may have been made by somebody with another umask, and everything the user wrote will lie in it.
         folder.chmod(0o700)
         workspace = workspace.resolve(strict=True)
         user = userrepo.find(workspace)
@@ -192,7 +193,7 @@ class Store:
         first = self._tree(parents[0])
         with disk_errors(str(self.folder)), handles.root(directory) as fd:
             self._remove_throwaway(fd, known)
-            scan = Scan(self._objects, self._gitlinks.by_directory(first), caps.total_bytes)
+            scan = Scan(self._objects, self._gitlinks.by_directory(first), caps.total_bytes, start=first)
             tree = self._scan(scan, fd, directory)
             tree = self._prune(tree, known, scan, caps)
             return self._commit(tree, scan, parents, f"{message}\n\nStep: {step}", before)
@@ -211,12 +212,14 @@ class Store:
         gone = over_caps(left, caps, scan.total_bytes)
         if not gone:
             return tree
+        # The directory still has what the tree has not: the next step in it must start with a full look.
         known.tree = None
         scan.findings += [f"{show(path)}: left out, {reason}" for path, reason in gone.items()]
         return self._objects.edit(tree, dict.fromkeys(gone))
 
     def _commit(self, tree: bytes, scan: Scan, parents: Sequence[str], message: str, before: int) -> Snapshot:
         heads = [bytes.fromhex(p) for p in parents]
+        # A step that changed nothing is no commit: equal trees keep equal ids, and a no-op costs no write.
         changed = tree != self._history.tree_of(heads[0])
         commit = heads[0] if len(heads) == 1 and not changed else self._history.commit(tree, heads, message)
         added = self._objects.bytes_written - before
@@ -244,6 +247,7 @@ class Store:
             exporting.swap_ref(self._objects.repo, name, tip, expected)
             return tip.hex()
         with disk_errors(str(self._user.objects)):
+            # Objects first: a ref whose objects are missing would be damage, the reverse is only waste.
             written = exporting.write_objects(self._objects, exporting.objects_of(rewrite), self._user.objects)
             self._user.own(written)
             exporting.swap_ref(self._user.repo, name, tip, expected)
@@ -268,7 +272,8 @@ class Store:
             raise ValueError(f"{directory} must be laid before it gets a repository")
         tree = exporting.visible(self._objects, known.tree, [self._tree(self.base)], self._outer_rules())
         with disk_errors(str(directory)):
-            make_repository(self._objects, tree, directory, self.owner)
+            cache = self.folder / "throwaway-pack"
+            Throwaway(self._objects, self._history.project, cache, self.owner).put(tree, directory)
         known.throwaway = True
 
     def unpin(self) -> None:
@@ -284,6 +289,7 @@ class Store:
 
     def _remember(self, directory: Path) -> Known:
         """Return what is known of a directory, and forget those that are gone: a thousand files are a megabyte."""
+        # Taken out and put in again, so that the order of the dict is the order of use.
         known = self._known.pop(directory, None) or Known()
         if len(self._known) >= MOST_DIRECTORIES:
             self._known = {d: k for d, k in self._known.items() if d.exists()}

@@ -42,7 +42,9 @@ def inputs(pairs: list[str]) -> dict[str, str]:
 
 
 def compilation(options: Options, settings: Settings, *, running: bool) -> Compilation:
-    """Read and compile a prompt as the options and settings say. PromptError if it cannot be read as a prompt."""
+    """Read and compile a prompt as options and settings say. PromptError if it cannot be read as one, BadOption."""
+    if options.max_parallel is not None and options.max_parallel < 1:
+        raise BadOption(f"--max-parallel {options.max_parallel}: expected a number of steps, 1 or more")
     # A setting that nobody set is a default, which the prompt overrides; one that somebody set is a limit.
     limit = settings.max_parallel_tasks if "max_parallel_tasks" in settings.model_fields_set else None
     wanted = compiler.Options(

@@ -183,16 +183,16 @@ class OutputKeys(Keys):
     assignees: Words = ()
 
 
-Output = Annotated[OutputKeys, BeforeValidator(lambda value: {} if value is None or value is True else value)]
+Output = Annotated[OutputKeys | None, BeforeValidator(lambda value: {} if value is None or value is True else value)]
 
 
 class OutputsKeys(Keys):
     """The front matter's `outputs`: what may be written to GitHub."""
 
-    create_issue: Output | None = None
-    create_pull_request: Output | None = None
-    add_comment: Output | None = None
-    add_labels: Output | None = None
+    create_issue: Output = None
+    create_pull_request: Output = None
+    add_comment: Output = None
+    add_labels: Output = None
 
 
 class ScheduleKeys(Keys):
@@ -210,7 +210,7 @@ class TriggerKeys(Keys):
         tuple[Annotated[ScheduleKeys, _keyed("cron")], ...],
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else (value,)),
     ] = ()
-    workflow_dispatch: Any = None
+    workflow_dispatch: Any = Field(default=None, alias="workflow_dispatch")
     event: Annotated[Any, WithJsonSchema({"type": ["string", "object", "array"]})] = None
     after: Words = ()
 
@@ -277,9 +277,7 @@ class FrontMatter(CommonKeys):
     metadata: dict[str, Any] = {}
     inputs: dict[str, Annotated[InputKeys, _keyed("default")]] = {}
     on: (
-        Annotated[
-            TriggerKeys, BeforeValidator(lambda value: value if isinstance(value, dict) else {kebab(str(value)): {}})
-        ]
+        Annotated[TriggerKeys, BeforeValidator(lambda value: value if isinstance(value, dict) else {str(value): {}})]
         | None
     ) = None
     max_parallel: int | None = Field(default=None, ge=1, le=256)

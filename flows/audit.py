@@ -23,6 +23,9 @@ GENESIS = "0" * 64
 DURABLE = frozenset({"workflow.started", "workflow.finished", "container.started", "policy.refused", "approval"})
 """Events that are on the disk before the call returns; the others follow with the next of these."""
 
+LAST = frozenset({"workflow.finished", "approval"})
+"""Events that the log of a run ends with while nobody works on it."""
+
 
 class AuditLog:
     """Appends to one workflow's log. Safe between processes by a lock on the file, between threads by the same."""
@@ -56,7 +59,10 @@ class AuditLog:
         self._last = (-1, GENESIS)
         for record in records(self.path):
             self._last = (record["seq"], record["hash"])
-        self._size = size
+        self._size = _whole(self.path)
+        if self._size < size:
+            # Somebody was killed while writing; the next line must not become a part of that one.
+            os.ftruncate(self._handle, self._size)
         return self._last
 
     def close(self) -> None:
@@ -71,18 +77,31 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
+                record = json.loads(line)
+            except ValueError as error:
                 raise ValueError(f"{path}:{number}: not a record of an audit log: {error}") from error
+            if not isinstance(record, dict) or not {"seq", "hash", "event"} <= record.keys():
+                raise ValueError(f"{path}:{number}: not a record of an audit log")
+            yield record
 
 
-def verify(path: Path) -> int:
-    """Check the chain and return the number of records. ValueError names the first record that does not follow."""
-    prev, count = GENESIS, 0
+def _whole(path: Path) -> int:
+    """Return how many bytes of the log are whole lines."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def verify(path: Path, *, ended: bool = False) -> int:
+    """Check the chain and return the number of records. ValueError names the first record that does not follow.
+
+    No chain can tell that its end was cut off; so of a run that has `ended` the last record must say so.
+    """
+    prev, count, event = GENESIS, 0, ""
     for count, record in enumerate(records(path), 1):
         body = {key: value for key, value in record.items() if key != "hash"}
         good = hashlib.sha256(canonical(body)).hexdigest()
         if record.get("hash") != good or record.get("prev") != prev or record.get("seq") != count - 1:
             raise ValueError(f"{path}:{count}: the chain is broken at record {count - 1}")
-        prev = good
+        prev, event = good, record["event"]
+    if ended and event not in LAST:
+        raise ValueError(f"{path}:{count}: the chain is broken after record {count - 1}: the end is missing")
     return count

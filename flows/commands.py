@@ -30,12 +30,12 @@ _PLACEHOLDER = re.compile(
     r"|\b(?:YOUR|MY)_\w+|path/to/|\bexample\.(?:com|org)\b|\bxxx+\b",
 )
 _ILLUSTRATION = re.compile(
-    r"#.*\b(example|adjust|for instance|e\.g\.|something like|pseudo|placeholder|optional)\b", re.IGNORECASE
+    r"#.*(\b(example|adjust|for instance|something like|pseudo|placeholder|optional)\b|\be\.g\.)", re.IGNORECASE
 )
 _HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?\w+")
 _AGENT_LINE = re.compile(r"^\s*/[\w-]+:[\w-]+", re.MULTILINE)
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
-_SCRIPT = re.compile(r"(\./)?[\w.-]+(/[\w.-]+)*\.(sh|py|bash)|\./[\w./-]+|(scripts|bin|tools)/[\w./-]+")
+_SCRIPT = re.compile(r"(?!.*\.\.)(?:(\./)?[\w.-]+(/[\w.-]+)*\.(sh|py|bash)|\./[\w./-]+|(scripts|bin|tools)/[\w./-]+)")
 _SEPARATORS = frozenset((";", "&&", "||", "|", "&", "|&"))
 _SIGNS = frozenset("();<>|&")
 _BRACKETS = frozenset("()")

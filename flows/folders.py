@@ -6,6 +6,7 @@ never a mixture, whatever kills the writer.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -19,6 +20,8 @@ from workflowmaster.flows.settings import home
 from workflowmaster.flows.state import WorkflowState
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{2,79}")
+LONGEST_NAME = 100
+"""Letters of a step's id that a file's name shows."""
 
 
 class UnknownWorkflow(LookupError):
@@ -147,8 +150,11 @@ def everything() -> list[Folder]:
 
 
 def safe(step: str) -> str:
-    """Spell a step's id as a file name or a part of a container's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", step)
+    """Spell a step's id as a file name or a part of a container's name; different ids never become the same."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", step)[:LONGEST_NAME]
+    if plain == step:
+        return plain
+    return f"{plain}-{hashlib.sha256(step.encode(errors='surrogatepass')).hexdigest()[:6]}"
 
 
 def write_atomically(path: Path, data: bytes | str, *, durable: bool = True) -> None:

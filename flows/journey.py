@@ -167,7 +167,7 @@ class Journey:
         write_atomically(self.folder.state_file, state.model_dump_json(), durable=durable)
 
     def abandon(self) -> None:
-        """Close a run that could not begin. Nothing of it stays: no container, and of a new one no pin and no folder."""
+        """Close a run that could not begin. Nothing of it stays: no container; of a new one no pin and no folder."""
         new = not self.folder.state_file.exists()
         if new:
             self.git.submit(self.store.unpin).result()
@@ -305,8 +305,8 @@ def effective(step: Step, settings: Settings, base: SecurityPolicy | None = None
     ceiling = None if settings.max_memory_mb is None else settings.max_memory_mb * 2**20
     return policies.lower(
         policy,
-        memory=min(policy.memory, *_given(wanted.memory, ceiling)),
-        cpus=min(policy.cpus, *_given(wanted.cpus, settings.max_cpu_cores)),
+        memory=min([policy.memory, *_given(wanted.memory, ceiling)]),
+        cpus=min([policy.cpus, *_given(wanted.cpus, settings.max_cpu_cores)]),
         pids=wanted.pids,
         disk=wanted.disk,
         wall_seconds=step.timeout_seconds if step.in_container else None,

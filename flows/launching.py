@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import argparse
 
     from workflowmaster.flows.state import WorkflowState
+
+INTERRUPTED = 130
 
 
 def asked_for(given: argparse.Namespace) -> Options:
@@ -89,6 +92,8 @@ def _waiting(folder: Folder, name: str | None) -> str:
 
 def _go(options: Options, settings: Settings, given: argparse.Namespace, folder: Folder | None) -> int:
     """Prepare while the server starts, run, and say how it ended."""
+    # Until the flow runs there is nothing to end in order: stopping is the same however it is asked for.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         own = stack.enter_context(running.server())
         opened: Journey = prepare(options, settings, resume=folder)
@@ -100,8 +105,10 @@ def _go(options: Options, settings: Settings, given: argparse.Namespace, folder:
             state = running.execute(opened, progress, own)
         except KeyboardInterrupt:
             progress.close()
+            if not opened.folder.state_file.exists():
+                raise  # nothing has begun
             _say(given, opened.folder.state())
-            return 130
+            return INTERRUPTED
     _say(given, state)
     return running.exit_code(state, infrastructure=bool(opened.infrastructure))
 

@@ -180,7 +180,8 @@ def audit(given: argparse.Namespace) -> int:
             out(json.dumps(record) if given.json else _line(record))
         return 0
     try:
-        count = auditing.verify(folder.audit)
+        ended = folder.state().status != "running" and not claimed(folder)
+        count = auditing.verify(folder.audit, ended=ended)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return BROKEN

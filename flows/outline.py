@@ -107,7 +107,7 @@ def parse(text: str) -> tuple[Block, ...]:
         elif opened and token.type == opened[-1].type.replace("_open", "_close"):
             start = opened.pop()
             children = tuple(stack.pop())
-            stack[-1].append(_container(start, children))
+            stack[-1].append(_container(start, children, lines))
         elif token.type in _LEAVES or token.type == "inline":
             block = _leaf(token, tokens[index - 1], lines)
             stack[-1].append(block)
@@ -172,8 +172,11 @@ def _plain(children: Sequence[Token]) -> str:
     return "".join(words[child.type] or child.content for child in children if child.type in words)
 
 
-def _container(start: Token, children: tuple[Block, ...]) -> Block:
+def _container(start: Token, children: tuple[Block, ...], lines: Sequence[str]) -> Block:
     first, last = _lines(start)
+    # The parser counts the blank lines behind a list as its own.
+    while last > first and not lines[last - 1].strip(" \t>"):
+        last -= 1
     kind = _CONTAINERS[start.type]
     number = int(start.info) if kind == "item" and start.info else 0
     return Block(kind, first, last, ordered=start.type == "ordered_list_open", level=number, children=children)

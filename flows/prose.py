@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from workflowmaster.flows.references import Line
 
 _TESTING, _REVIEW = "6", "9"
+MAX_STEPS = 400
+"""Most steps found in one prompt; ten times the most any real one had."""
 _CHECKS = -1
 """Mark of steps that prove criteria: they wait for the tests, not for each other."""
 
@@ -42,7 +44,8 @@ def read_prose(context: Context) -> Found:
     lines = list(prose_lines(context.prompt.blocks))
     references = _references(lines, context)
     requests = sum(one.kind == "pull_request" for one in references)
-    found = find_items(root)
+    listed = find_items(root)
+    found = _bounded(listed, context)
     criteria = find_criteria(root)
     placed = _review_alone(place(found, stray_items(root, found), requests))
     children = _children(placed, root, criteria)
@@ -50,7 +53,7 @@ def read_prose(context: Context) -> Found:
     steps = [item for some in (*placed.children.values(), *placed.mapped.values()) for item in some]
     about = background(context.prompt, steps, criteria)
     tasks = _tasks(Maker(context, tuple(criteria), about), placed, children, waits)
-    _notes(root, found, context)
+    _notes(root, listed, context)
     return Found(
         kind="prose",
         tasks=_in_order(tasks, context),
@@ -60,6 +63,16 @@ def read_prose(context: Context) -> Found:
         context=about,
         explained=explain(root, placed, children, criteria),
     )
+
+
+def _bounded(found: list[Item], context: Context) -> list[Item]:
+    """Return the items, or none where there are so many that they cannot be steps a person would follow."""
+    if len(found) <= MAX_STEPS:
+        return found
+    said = f"{len(found)} things to do are more than {MAX_STEPS} steps: the whole prompt is one agent step"
+    advice = "split the prompt, or write explicit steps"
+    context.report.add("WM502", said, context.prompt.place(found[0].line), severity="warning", help=advice)
+    return []
 
 
 def _references(lines: list[Line], context: Context) -> tuple[Reference, ...]:
@@ -177,11 +190,11 @@ def _criteria(found: list[Wanted], children: dict[str, list[Child]]) -> tuple[Cr
     )
 
 
-def _notes(root: Part, found: list[Item], context: Context) -> None:
+def _notes(root: Part, listed: list[Item], context: Context) -> None:
     for fence in quotations(root):
         said = "this fence quotes a whole document: nothing in it becomes a step"
         context.report.add("WM111", said, context.prompt.place(fence.line), severity="note")
-    if not found:
+    if not listed:
         said = "no list of things to do was found: the whole prompt is one agent step"
         advice = "write the steps as a numbered list under `## Implementation steps`, or as an explicit prompt"
         context.report.add("WM501", said, context.prompt.place(root.line), severity="note", help=advice)

@@ -34,7 +34,7 @@ _PROGRAM_WORD = re.compile(r"\w+\.(?:com|org|io|net|dev)$")
 
 _CONTINUES = re.compile(r"\b(?:resume|resuming|continue|continuing|continuation|complete|finish)\b", re.IGNORECASE)
 _EXISTS = re.compile(
-    r"\b(?:PR|pull request)\s*#?\d+\s+(?:\([^)]*\)\s*)?(?:which\s+|already\s+)*exists\b"
+    r"\b(?:PR|pull request)\s*#?\d+,?\s+(?:\([^)]*\)\s*)?(?:which\s+|already\s+)*exists\b"
     r"|\bexisting\s+(?:PR|pull request)\b",
     re.IGNORECASE,
 )

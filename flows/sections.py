@@ -1,7 +1,7 @@
 """Prose as parts: headings and bold labels, each with what it says its content is.
 
-A bold line that ends in a colon and has a list below it is a heading in all but marks, and real prompts use it as one;
-so both make a part here. A heading nobody knows says nothing and takes its meaning from the part it stands in. The
+A bold line with a list below it is a heading in all but marks, and real prompts use it as one, as they use a bare
+"Requirements:"; so these make parts too. A heading nobody knows says nothing and takes its meaning from the part it stands in. The
 first heading is the prompt's title and means nothing by itself ("Test Enhancement for …" is not a test section).
 """
 
@@ -22,6 +22,8 @@ _TITLE_IN_FENCE = re.compile(r"^# +\S", re.MULTILINE)
 _SECTION_IN_FENCE = re.compile(r"^## +\S", re.MULTILINE)
 _STICKY: frozenset[SectionKind | None] = frozenset(("success", "risks"))
 """Kinds whose subsections keep them: "Core requirements" below success criteria are no requirements."""
+_LONGEST_LABEL = 4
+"""Words a plain line may have to be taken for a heading; longer ones are sentences that introduce a list."""
 _MARKDOWN = frozenset(("markdown", "md"))
 
 
@@ -110,7 +112,8 @@ def _split_labels(blocks: Sequence[Block], kind: SectionKind) -> tuple[tuple[Blo
         return tuple(blocks), ()
     parts = []
     for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True):
-        words = outline.inline(blocks[start].text).lead
+        found = outline.inline(blocks[start].text)
+        words = found.lead or found.text.rstrip(" :")
         known = section_kind(words)
         parts.append(
             Part(
@@ -127,10 +130,13 @@ def _split_labels(blocks: Sequence[Block], kind: SectionKind) -> tuple[tuple[Blo
 
 
 def _is_label(blocks: Sequence[Block], index: int) -> bool:
-    """Whether a paragraph is nothing but bold words, with a list right below it."""
+    """Whether a paragraph is nothing but bold words, or plain words of the vocabulary and a colon, above a list."""
     block = blocks[index]
-    if block.kind != "paragraph" or not block.text.startswith("**") or "\n" in block.text:
+    if block.kind != "paragraph" or "\n" in block.text:
+        return False
+    if index + 1 >= len(blocks) or blocks[index + 1].kind != "list":
         return False
     words = outline.inline(block.text)
-    followed = index + 1 < len(blocks) and blocks[index + 1].kind == "list"
-    return followed and bool(words.lead) and words.rest.strip(" :") == ""
+    if words.lead:
+        return words.rest.strip(" :") == ""
+    return words.text.endswith(":") and len(words.text.split()) <= _LONGEST_LABEL and section_kind(words.text) is not None

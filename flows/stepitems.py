@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _NEVER = frozenset(("success", "risks", "references", "context", "notes", "quotation"))
 """Kinds of sections in which a numbered heading is no step."""
+_ASIDES = frozenset(("notes", "risks"))
+"""Kinds of subsections that say nothing about the step they happen to stand under."""
 _MAX_NAME = 90
 
 
@@ -183,7 +185,7 @@ def _phase_items(part: Part, place: _Place) -> Iterator[Item]:
             inner = [
                 item
                 for child in part.parts
-                if child.kind == kind and child.own_kind
+                if child.kind == kind and child.own_kind and not child.label
                 for item in _list_items(child.blocks, below, ordered=ordered)
             ]
     yield from inner or [_heading_item(part, place, below.hint)]
@@ -195,13 +197,14 @@ def _of_heading(part: Part, place: _Place) -> Meaning:
 
 
 def _heading_item(part: Part, place: _Place, hint: Meaning) -> Item:
-    blocks = tuple(block for inner in part.walk() for block in inner.blocks)
+    said = [inner for inner in part.walk() if not (inner.own_kind and inner.kind in _ASIDES)]
+    blocks = tuple(block for inner in said for block in inner.blocks)
     return Item(
         name=shortened(part.words.rstrip(":")),
         text=_prose(blocks),
         meaning=hint,
         line=part.line,
-        end_line=_last_line(part, blocks),
+        end_line=max([part.line, *(block.end_line for block in blocks), *(inner.line for inner in said)]),
         section=place.section,
         rule=place.rule,
         number=part.number,
@@ -211,17 +214,13 @@ def _heading_item(part: Part, place: _Place, hint: Meaning) -> Item:
     )
 
 
-def _last_line(part: Part, blocks: Sequence[Block]) -> int:
-    return max([part.line, *(block.end_line for block in blocks), *(inner.line for inner in part.walk())])
-
-
 def _list_items(blocks: Sequence[Block], place: _Place, *, ordered: bool | None) -> Iterator[Item]:
     """Yield the items of the lists among blocks: ordered ones, bullets, or (None) the ordered ones if there are any."""
     lists = [block for block in blocks if block.kind == "list"]
     if ordered is None:
         ordered = any(block.ordered for block in lists)
     for index, block in enumerate(blocks):
-        if block.kind == "list" and block.ordered == ordered:
+        if block.kind == "list" and (block.ordered == ordered or (ordered and _is_checklist(block))):
             before = blocks[index - 1] if index else None
             parallel = block.line if _is_parallel(f"{place.section} {_lead_in(before)}") else 0
             for item, words in items(block):
@@ -229,7 +228,19 @@ def _list_items(blocks: Sequence[Block], place: _Place, *, ordered: bool | None)
                     yield _list_item(item, words, place, parallel)
 
 
+def _is_checklist(block: Block) -> bool:
+    """Whether every bullet is a box to tick: such bullets are things to do, like numbered ones."""
+    firsts = [item.first("paragraph") for item in block.children]
+    return bool(firsts) and all(first is not None and is_checkbox(first.text) for first in firsts)
+
+
 def _list_item(item: Block, words: Inline, place: _Place, parallel: int) -> Item:
+    # Task lists of spec-kit: "T012 [P] [US1] Do it"; [P] may run beside its neighbours.
+    marks = _TASK_MARKS.match(words.text)
+    if marks and marks[0]:
+        text = words.text[marks.end() :]
+        words = Inline(text, "", text, words.codes)
+        parallel = parallel or (item.line - item.line % 1 if False else 0)
     paragraph = item.first("paragraph")
     blocks = tuple(block for block in item.children if block is not paragraph)
     lines = [block.end_line for block in item.walk() if block.kind != "item"]

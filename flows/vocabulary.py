@@ -11,7 +11,10 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SectionKind = Literal[
     "success",
@@ -56,6 +59,8 @@ class Vocabulary:
     """Words and patterns, ready to match."""
 
     sections: tuple[tuple[SectionKind, re.Pattern[str]], ...]
+    whole: Mapping[str, SectionKind]
+    """Headings that mean something only when they say nothing else."""
     meanings: tuple[tuple[Meaning, re.Pattern[str]], ...]
     imperative: re.Pattern[str]
     """A verb that asks for something."""
@@ -81,6 +86,7 @@ def vocabulary() -> Vocabulary:
     phase = rf"({'|'.join(data['phase_words'])})\s+(\d+(?:\.\d+)*|[a-z])\b\s*[:.)–—-]*\s*(.*)"  # noqa: RUF001 - dashes people write
     return Vocabulary(
         sections=sections,
+        whole={word: kind for kind, words in data["whole_headings"].items() for word in words},
         meanings=(*meanings, ("implementation", imperative)),
         imperative=imperative,
         facets=frozenset(data["step_facets"]),
@@ -93,13 +99,14 @@ def vocabulary() -> Vocabulary:
 def normal(heading: str) -> str:
     """Return a heading's words: lower case, without emoji, numbering, issue numbers and closing colon."""
     plain = "".join(" " if unicodedata.category(sign) in ("So", "Sk", "Cf") else sign for sign in heading)
-    return " ".join(_ISSUE.sub(" ", _NUMBERING.sub("", plain)).lower().strip(" :*_#-").split())
+    return " ".join(_ISSUE.sub(" ", _NUMBERING.sub("", plain.lstrip(" *_#"))).lower().strip(" :*_#-").split())
 
 
 def section_kind(heading: str) -> SectionKind | None:
     """Return what a heading says its section is, or None where no word of the vocabulary is in it."""
     words = normal(heading)
-    return next((kind for kind, pattern in vocabulary().sections if pattern.search(words)), None)
+    known = vocabulary()
+    return known.whole.get(words) or next((kind for kind, pattern in known.sections if pattern.search(words)), None)
 
 
 def meaning(text: str) -> Meaning:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pydantic import ValidationError
 
+from workflowmaster.policies.admission import refused_image, refused_variables
 from workflowmaster.policies.checks import Finding, differing, looser
 from workflowmaster.policies.model import FOLDER, PolicyError, SecurityPolicy, Tmp, seccomp_text
 from workflowmaster.policies.reading import Written, build, read
@@ -37,6 +38,8 @@ __all__ = [
     "lower",
     "names",
     "parse_size",
+    "refused_image",
+    "refused_variables",
     "seccomp_text",
     "show_size",
     "stricter",
@@ -68,6 +71,7 @@ def names() -> tuple[str, ...]:
 
 def available(folders: Sequence[Path] = ()) -> tuple[str, ...]:
     """Return every name `load` knows: the six, the four of the original, then those in the folders, sorted."""
+    # A file that hides a built-in name is left out here, and refused by name when somebody asks for it.
     own = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     return (*ORDER, *ALIASES, *sorted(own - {*ORDER, *ALIASES}))
 
@@ -104,6 +108,7 @@ def lower(policy: SecurityPolicy, **wanted: Unpack[Wanted]) -> SecurityPolicy:
     """Return the policy with lower limits. PolicyError where one is above what the policy grants, or unusably low."""
     asked: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     for name, value in asked.items():
+        # A time above the default is no loosening: the default is for steps that name none.
         granted = getattr(policy, "wall_seconds_max" if name == "wall_seconds" else name)
         if granted is not None and value > granted:
             raise PolicyError(
@@ -132,6 +137,7 @@ def _load(name: str, folders: tuple[Path, ...], below: tuple[str, ...] = ()) -> 
     if parent_name is None:
         return build(written, {"name": name})
     parent = _parent(written, str(parent_name), folders, (*below, name))
+    # The parent's reason was for the parent: a child that loosens further must find its own.
     inherited = parent.model_dump(exclude={"description", "reason"})
     policy = build(written, {**inherited, "name": name})
     _refuse_unreasoned(written, policy, parent)
@@ -167,6 +173,7 @@ def _refuse_unreasoned(written: Written, policy: SecurityPolicy, parent: Securit
 
 
 def _rank(policy: SecurityPolicy, folders: Sequence[Path]) -> int:
+    # A policy that stands alone has no place in the order; ranking it below all makes the known one win.
     while policy.name not in ORDER:
         if policy.extends is None:
             return -1

@@ -50,6 +50,7 @@ def check_user(candidate: SecurityPolicy, base: SecurityPolicy) -> Finding | Non
 
 def check_capabilities(candidate: SecurityPolicy, base: SecurityPolicy) -> Finding | None:
     """Fewer are stricter, by inclusion: no capability makes up for another."""
+    # Not by number: one SYS_ADMIN is worth more than the other forty.
     added = set(candidate.capabilities) - set(base.capabilities)
     return Finding("capabilities", "adds capabilities", ", ".join(sorted(added))) if added else None
 
@@ -185,6 +186,7 @@ def check_environment(candidate: SecurityPolicy, base: SecurityPolicy) -> Findin
     return _listed("environment", candidate, base)
 
 
+# Collected by name, so that a new control cannot be written and then forgotten in a list.
 CHECKS: tuple[Callable[[SecurityPolicy, SecurityPolicy], Finding | None], ...] = tuple(
     check for name, check in sorted(globals().items()) if name.startswith("check_")
 )

@@ -68,6 +68,7 @@ class SecurityPolicy(BaseModel):
     reason: str = ""
     """Why it grants more than the policy it extends; needed when it does, and audited."""
 
+    # Who the code is, and what the kernel lets it ask for.
     user: Literal["workspace", "unique"]
     """Whom the code runs as: the owner of the workspace (never uid 0), or a uid no other container has."""
     capabilities: Capabilities
@@ -79,6 +80,8 @@ class SecurityPolicy(BaseModel):
     init: bool
     """Whether pid 1 is a small init that reaps orphans and passes signals on."""
 
+    # What it may change on disk. Container layers and bind mounts have no size of their own on most engines, which is
+    # why growth is a control here and not a mount option.
     root_filesystem: Literal["rw", "ro"]
     """Whether the image's files can be changed (in the container's own layer)."""
     tmp: Tmp | None
@@ -91,6 +94,7 @@ class SecurityPolicy(BaseModel):
     result_cap: Size | None = Field(default=None, gt=0)
     """Bytes that `/out` may hold; none: unbounded."""
 
+    # How much of the machine it may take.
     memory: Size = Field(ge=6 * 1024**2)
     """Bytes of memory and swap together; past it the kernel kills. 6m is the least an engine takes."""
     cpus: float = Field(ge=0.01, le=1024)
@@ -108,11 +112,13 @@ class SecurityPolicy(BaseModel):
     ipc: Literal["private", "none"]
     """System V and POSIX shared memory: the container's own, or no `/dev/shm` at all."""
 
+    # Whom it may talk to, and what stands between it and the host's kernel.
     network: Literal["bridge", "proxy-any", "proxy-allowlist", "none"]
     """The engine's bridge; a proxy to every public host; a proxy to the hosts a step names; or loopback only."""
     runtime: Literal["runc", "prefer-gvisor"]
     """The engine's usual runtime, or gVisor where the engine has it (its absence is recorded)."""
 
+    # How long, and how loudly.
     wall_seconds_default: float = Field(gt=0)
     """Seconds a step may run when it names no time of its own."""
     wall_seconds_max: float = Field(gt=0)
@@ -120,6 +126,7 @@ class SecurityPolicy(BaseModel):
     output_cap: Size = Field(ge=1024)
     """Bytes of stdout and stderr together that are kept before the step is ended."""
 
+    # What it is made of and told.
     image: Literal["any", "allowed", "pinned", "signed", "product"]
     """Any image on this host; one of `images`; that and held by id; that and in a signed manifest; that and built by
     `workflowmaster image build`."""
@@ -132,6 +139,7 @@ class SecurityPolicy(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         """Refuse combinations whose words contradict each other."""
+        # Each of these would otherwise make one policy look stricter than it is, and void the order.
         if self.root_filesystem == "ro" and self.tmp is None:
             raise ValueError("a read-only root_filesystem needs a tmp: nothing else would be writable")
         if (self.shm is None) != (self.ipc == "none"):

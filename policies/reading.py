@@ -45,6 +45,7 @@ def read(path: Path) -> Written:
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for field, line, value in _fields(path, text):
+        # The safe loader would take the last one, and a reader sees the first.
         if field in values:
             raise PolicyError(f"{path}:{line}: {field} stands here and in line {lines[field]}; keep one")
         values[field], lines[field] = value, line
@@ -56,6 +57,7 @@ def build(written: Written, inherited: Mapping[str, Any]) -> SecurityPolicy:
     try:
         return SecurityPolicy.model_validate({**inherited, **written.values})
     except ValidationError as error:
+        # All mistakes at once: a file with three typos should not take three tries.
         raise PolicyError("\n".join(_explain(written, detail) for detail in error.errors())) from error
 
 
@@ -85,6 +87,7 @@ def _explain(written: Written, detail: ErrorDetails) -> str:
         return f"{where}: {dotted} is missing; give it, or start from a policy with `extends:`"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "literal_error":
+        # pydantic names the words it expects, but neither the one it got nor the likeliest of them.
         choices = get_args(SecurityPolicy.model_fields[field].annotation)
         message = f"{detail['input']!r} is none of {', '.join(choices)}{did_you_mean(str(detail['input']), choices)}"
     return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"

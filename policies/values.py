@@ -60,6 +60,7 @@ CAPABILITIES = frozenset(
 )
 """Linux's capabilities (capabilities(7)), without their prefix."""
 
+# As Docker and Kubernetes users write them; `b` and `ib` are noise that people add.
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -69,6 +70,7 @@ def parse_size(value: object) -> object:
 
     Raises ValueError for anything else, a negative number and a boolean included.
     """
+    # YAML reads `yes` as true, and to Python true is the number 1.
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return value
     found = _SIZE.fullmatch(str(value).strip())
@@ -82,6 +84,7 @@ def show_size(value: int | None) -> str:
     if value is None:
         return "-"
     for suffix, power in (("t", 4), ("g", 3), ("m", 2), ("k", 1)):
+        # Only exact multiples: a rounded limit in an error message sends people looking for the wrong number.
         if value and value % 1024**power == 0:
             return f"{value // 1024**power}{suffix}"
     return str(value)
@@ -115,6 +118,7 @@ def widest(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if not name or "*" in name[:-1]:
             raise ValueError(f"{name!r}: a name, or the start of one with a `*` at the end")
+    # Dropping what another covers keeps the order antisymmetric: [A*, AB] and [A*] grant the same.
     once = distinct(names)
     return tuple(name for name in once if not any(covers(other, name) for other in once if other != name))
 

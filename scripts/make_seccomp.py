@@ -86,6 +86,7 @@ def make(table: dict[str, Any]) -> dict[str, Tier]:
     groups = {title: _names(names) for title, names in table["groups"].items()}
     rules = {title: [r for rule in written for r in _rules(rule)] for title, written in table["conditions"].items()}
     tier = Tier(groups, rules)
+    # Each tier starts as a copy of the one before: nothing else makes them nested for good.
     tiers = {}
     for name, changes in table["tiers"].items():
         tier = deepcopy(tier)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -22,8 +22,7 @@ def wheel(tmp_path_factory):
     """The wheel that is built from the sdist of this checkout."""
     place = tmp_path_factory.mktemp("dist")
     subprocess.run([sys.executable, "-m", "build", "--sdist", "-o", place, ROOT], check=True, capture_output=True)
-    with tarfile.open(next(place.glob("*.tar.gz"))) as archive:
-        archive.extractall(place / "source", filter="data")
+    shutil.unpack_archive(next(place.glob("*.tar.gz")), place / "source")
     source = next((place / "source").iterdir())
     subprocess.run([sys.executable, "-m", "build", "--wheel", "-o", place, source], check=True, capture_output=True)
     return next(place.glob("*.whl"))

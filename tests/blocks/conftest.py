@@ -15,6 +15,7 @@ from workflowmaster.blocks.container import SCRATCH, Container, ContainerRequest
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.blocks.workspace import Store, remove_tree
+from workflowmaster.policies import SecurityPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -270,17 +271,16 @@ def make_box(engine: Engine, image_id: str, tmp_path_factory: pytest.TempPathFac
     made: list[Box] = []
     name = f"test-{secrets.token_hex(4)}"
 
-    def make(*argv: str, policy: str = "standard", **changed: object) -> Box:
-        user = changed.pop("ids", USER)
-        exchange = Exchange(tmp_path_factory.mktemp("exchange") / "x").make(user)
+    def make(*argv: str, policy: str | SecurityPolicy = "standard", ids: tuple[int, int] = USER, **changed: Any) -> Box:
+        exchange = Exchange(tmp_path_factory.mktemp("exchange") / "x").make(ids)
         given = {
             "name": f"{name}-{len(made)}",
             "image_id": image_id,
-            "policy": policies.load(policy),
+            "policy": policies.load(policy) if isinstance(policy, str) else policy,
             "argv": argv,
             "mounts": exchange.mounts,
             "labels": {"workflow": name},
-            "user": f"{user[0]}:{user[1]}",
+            "user": f"{ids[0]}:{ids[1]}",
             "workdir": SCRATCH,
         }
         box = Box(Container(engine, ContainerRequest(**{**given, **changed})), exchange)
@@ -298,7 +298,7 @@ def box(make_box: Callable[..., Box]) -> Iterator[Callable[..., Box]]:
     """Make containers that are gone when the test is over."""
     made: list[Box] = []
 
-    def make(*argv: str, **changed: object) -> Box:
+    def make(*argv: str, **changed: Any) -> Box:
         made.append(make_box(*argv, **changed))
         return made[-1]
 

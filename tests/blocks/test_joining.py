@@ -70,6 +70,7 @@ CONFLICTS: list[tuple[str, dict[str, str | bytes | None], dict[str, str | bytes 
     ("edit and delete", {"a.txt": "edited"}, {"a.txt": None}, "a.txt"),
     ("delete and edit", {"src/main.py": None}, {"src/main.py": "edited"}, "src/main.py"),
     ("file and folder", {"thing": "x"}, {"thing/inside": "y"}, "thing"),
+    ("folder removed", {"src/main.py": None}, {"src/main.py": "edited", "src/more": "x"}, "src/main.py"),
     ("odd name", {"new\nline": "a"}, {"new\nline": "b"}, "new\\nline"),
 ]
 
@@ -93,6 +94,27 @@ def test_of_many_steps_the_right_two_are_named(store: Store, step: Step) -> None
     with pytest.raises(MergeConflict) as caught:
         store.merge(done, message="m")
     assert (caught.value.ours, caught.value.theirs) == ("guilty", "later")
+
+
+def test_a_folder_that_one_side_removed_goes_if_the_other_left_it_alone(
+    store: Store, worktree: Worktree, step: Step
+) -> None:
+    where = worktree(store)
+    (where / "src/main.py").unlink()
+    (where / "src").rmdir()
+    a = store.snapshot(where, parents=[store.base], step="a", message="a").commit
+    b = step(store, store.base, "b", {"other": "x"})
+    assert not (worktree(store, store.merge([("a", a), ("b", b)], message="m")) / "src").exists()
+
+
+def test_a_conflict_over_merged_lines_names_the_last_who_touched_the_file(store: Store, step: Step) -> None:
+    sides = [
+        (n, step(store, store.base, n, {"a.txt": text(**change), "more": "x" if n == "more" else "same"}))
+        for n, change in (("one", {"one": "1"}), ("five", {"five": "5"}), ("clash", {"one": "uno", "five": "cinque"}))
+    ]
+    with pytest.raises(MergeConflict) as caught:
+        store.merge(sides, message="m")
+    assert (caught.value.ours, caught.value.theirs, caught.value.files) == ("five", "clash", ("a.txt",))
 
 
 def test_many_files_in_conflict_are_counted(store: Store, step: Step) -> None:

@@ -133,6 +133,19 @@ def test_the_base_survives_the_user_s_garbage_collection(
     assert repo.git("for-each-ref", "refs/workflowmaster") == ""
 
 
+def test_an_open_store_survives_the_user_s_repacking(repo, open_store: Opener, worktree: Worktree, contents) -> None:
+    repo.commit({f"f{n}": f"{n}" * 500 for n in range(50)})
+    repo.git("gc", "-q")
+    before = contents(repo.path)
+    store = open_store(repo.path)
+    store.lay(store.base, worktree())
+    repo.commit({"more": "x"})
+    repo.git("repack", "-a", "-d", "-q", "--depth=1", "-f")
+    assert contents(worktree(store)) == before
+    repo.git("gc", "-q", "--prune=now", "--aggressive")
+    assert contents(worktree(store)) == before
+
+
 def test_a_base_that_is_gone_says_so(repo, open_store: Opener) -> None:
     repo.commit({"only-here": "x"})
     store = open_store(repo.path)
@@ -302,6 +315,26 @@ def test_too_much_is_an_error_and_says_what_to_do(store: Store, worktree: Worktr
     with pytest.raises(WorkspaceError, match=r"the last one read: hole\).*disk limit") as caught:
         store.snapshot(where, parents=[store.base], step="s", message="m")
     assert caught.value.code == "size"
+
+
+def test_only_growth_counts(store: Store, worktree: Worktree) -> None:
+    where = worktree(store)
+    caps = workspace.Caps(total_bytes=100)
+    (where / "new").write_bytes(b"x" * 100)
+    shot = store.snapshot(where, parents=[store.base], step="s", message="m", caps=caps)
+    (where / "new").write_bytes(b"y" * 180)
+    again = store.snapshot(where, parents=[shot.commit], step="t", message="m", caps=caps)
+    (where / "new").write_bytes(b"z" * 281)
+    with pytest.raises(WorkspaceError, match="grew by more than 100 bytes"):
+        store.snapshot(where, parents=[again.commit], step="u", message="m", caps=caps)
+
+
+def test_a_directory_we_do_not_know_adds_only_what_is_new(repo, open_store: Opener, worktree: Worktree) -> None:
+    # A resume adopts the directory of a process that was killed.
+    where = worktree(open_store(repo.path))
+    (where / "src/new").write_bytes(b"x" * 10)
+    shot = open_store(repo.path).snapshot(where, parents=[repo.head()], step="s", message="m")
+    assert (shot.changed, shot.bytes_added) == (True, 10)
 
 
 def test_files_of_another_user_are_named_and_not_skipped(nobody) -> None:

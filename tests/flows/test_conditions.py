@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflowmaster.flows.conditions import Condition, StepView, evaluate, parse_condition, truth
+from workflowmaster.flows.conditions import StepView, evaluate, parse_condition, truth
 from workflowmaster.flows.diagnostics import PromptError
 
 STEPS = {
@@ -125,7 +125,7 @@ def test_names_and_their_columns():
         ("inputs.a ==", 12, "a value is missing at the end", "a name"),
         ("and true", 1, "a value is missing before 'and'", ""),
         ("inputs.a = 1", 10, "'=' cannot be read here", "use == to compare"),
-        ("'open", 1, "\"'\" cannot be read here", "text stands in quotes"),
+        ("'open", 1, '"\'" cannot be read here', "text stands in quotes"),
         ("inputs.a $ 1", 10, "'$' cannot be read here", ""),
         ("inputs.a 'x'", 10, "unexpected \"'x'\"", "join two conditions"),
         ("(true", 6, "')' is missing", ""),
@@ -153,12 +153,16 @@ def test_mistakes_have_their_column(text, column, said, advice):
     assert advice in found.help
 
 
-@pytest.mark.parametrize(("value", "true"), [("x", True), ("False", False), (0, False), (2, True), (None, False), (" ", False)])
+@pytest.mark.parametrize(
+    ("value", "true"), [("x", True), ("False", False), (0, False), (2, True), (None, False), (" ", False)]
+)
 def test_truth(value, true):
     assert truth(value) is true
 
 
-names = st.sampled_from(["inputs.group", "matrix.os", "steps.build.status", "steps.build.outputs.changed", "inputs.none"])
+names = st.sampled_from(
+    ["inputs.group", "matrix.os", "steps.build.status", "steps.build.outputs.changed", "inputs.none"]
+)
 literals = st.one_of(
     st.integers(-99, 99).map(str),
     st.sampled_from(["true", "false", "null"]),
@@ -187,10 +191,12 @@ def test_evaluating_never_fails_and_not_is_the_opposite(text):
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_condition_or_an_error_at_a_column(text):
+    column = 1
     try:
-        assert isinstance(parse_condition(text), Condition)
+        parse_condition(text)
     except PromptError as error:
-        assert 1 <= error.diagnostics[0].column <= len(text) + 1
+        column = error.diagnostics[0].column
+    assert 1 <= column <= len(text) + 1
 
 
 @given(comparisons, comparisons)

@@ -28,7 +28,9 @@ def step(attributes: str = "", front: str = "", fence: str = WORK, **options) ->
 
 
 def test_the_smallest_useful_file():
-    made = plan("### lint\n```bash\nruff check src\n```\n\n### test\n- needs: lint\n- timeout-minutes: 10\n```bash\npytest -q\n```\n")
+    made = plan(
+        "### lint\n```bash\nruff check src\n```\n\n### test\n- needs: lint\n- timeout-minutes: 10\n```bash\npytest -q\n```\n"
+    )
     lint, test = made.tasks
     assert (made.name, made.description, made.compiler) == ("Title", "What it is for.", COMPILER)
     assert (made.prompt.kind, made.policy, made.max_parallel, made.front) == ("explicit", "standard", 3, {})
@@ -160,7 +162,12 @@ def test_front_matter_is_every_steps_default(front, field, value):
         ("retries: {max: 3, backoff: fixed}", "- retries: 1", "retries", Retries(max=1, backoff="fixed")),
         ("cache: true", "- cache: false", "cache", False),
         ("network: [python]", "- network: {}", "network", Network()),
-        ("resources: {memory: 1g, cpus: 2}", "- resources: {cpus: 1}", "resources", Resources(memory=1024 * MIB, cpus=1)),
+        (
+            "resources: {memory: 1g, cpus: 2}",
+            "- resources: {cpus: 1}",
+            "resources",
+            Resources(memory=1024 * MIB, cpus=1),
+        ),
         ("on-failure: abort", "- on-failure: skip", "on_failure", "skip"),
     ],
 )
@@ -225,7 +232,9 @@ def test_a_forge_step(uses, phase):
 
 
 def test_attributes_in_the_fences_braces():
-    made = plan(f'### b\n{WORK}\n### a\n```bash {{timeout=2m needs=b if="inputs.x == 1"}}\ntrue\n```\n', "inputs: {x: 1}")
+    made = plan(
+        f'### b\n{WORK}\n### a\n```bash {{timeout=2m needs=b if="inputs.x == 1"}}\ntrue\n```\n', "inputs: {x: 1}"
+    )
     assert made.step("a").needs == ("b",)
     assert made.step("a").timeout_seconds == 120
     assert made.step("a").condition == "inputs.x == 1"
@@ -277,12 +286,16 @@ def test_what_only_looks_explicit_is_prose(body):
 
 
 def test_numbered_headings_with_an_attribute_are_explicit():
-    made = compiled(f"# T\n\n## Steps\n\n### Step 1: Build\n{WORK}\n### Step 2: Test\n- needs: step-1-build\n{WORK}").plan
+    made = compiled(
+        f"# T\n\n## Steps\n\n### Step 1: Build\n{WORK}\n### Step 2: Test\n- needs: step-1-build\n{WORK}"
+    ).plan
     assert [one.id for one in made.tasks] == ["step-1-build", "step-2-test"]
 
 
 def test_tasks_come_in_an_order_that_respects_needs_and_else_the_page():
-    made = plan(f"### d\n- needs: [b, c]\n{WORK}\n### a\n{WORK}\n### c\n- needs: a\n{WORK}\n### b\n{WORK}\n### e\n{WORK}")
+    made = plan(
+        f"### d\n- needs: [b, c]\n{WORK}\n### a\n{WORK}\n### c\n- needs: a\n{WORK}\n### b\n{WORK}\n### e\n{WORK}"
+    )
     assert [one.id for one in made.tasks] == ["a", "c", "b", "d", "e"]
 
 
@@ -330,11 +343,13 @@ def test_schedules_may_be_short(front, schedule):
 
 
 def test_a_trigger_may_be_one_word():
-    assert plan(f"### a\n{WORK}", "on: workflow_dispatch").front["on"] == {"workflow-dispatch": {}}
+    assert plan(f"### a\n{WORK}", "on: workflow_dispatch").front["on"] == {"workflow_dispatch": {}}
 
 
 def test_identity_and_metadata():
-    made = plan(f"### a\n{WORK}", "name: n\ndescription: d\nlabels: [x, y]\nmetadata: {team: t}\ntitle: other\nmodel: m")
+    made = plan(
+        f"### a\n{WORK}", "name: n\ndescription: d\nlabels: [x, y]\nmetadata: {team: t}\ntitle: other\nmodel: m"
+    )
     assert (made.name, made.description, made.labels) == ("n", "d", ("x", "y"))
     assert made.metadata == {"title": "other", "model": "m", "team": "t"}
 
@@ -354,11 +369,19 @@ def test_names_of_prompts_without_one(text, name):
 
 def test_what_stands_around_the_steps():
     done = compiled(
-        "# Title\n\nSee #12 and `src/x.py`.\n\n## Steps\n\n### a\nSee #99.\n" + WORK + "\n## Success criteria\n\n- it works\n- `make test` passes\n"
+        "# Title\n\nSee #12 and `src/x.py`.\n\n## Steps\n\n### a\nSee #99.\n"
+        + WORK
+        + "\n## Success criteria\n\n- it works\n- `make test` passes\n"
     )
-    assert [(one.kind, one.value, one.line) for one in done.plan.references] == [("issue", "12", 3), ("file", "src/x.py", 3)]
+    assert [(one.kind, one.value, one.line) for one in done.plan.references] == [
+        ("issue", "12", 3),
+        ("file", "src/x.py", 3),
+    ]
     assert [(one.text, one.check) for one in done.plan.criteria] == [("it works", ""), ("make test passes", "")]
-    assert done.plan.context == "# Title\n\nSee #12 and `src/x.py`.\n\n## Success criteria\n\n- it works\n- `make test` passes"
+    assert (
+        done.plan.context
+        == "# Title\n\nSee #12 and `src/x.py`.\n\n## Success criteria\n\n- it works\n- `make test` passes"
+    )
     assert [one.id for one in done.plan.tasks] == ["a"]
 
 

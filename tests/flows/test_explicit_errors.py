@@ -139,7 +139,9 @@ ERRORS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "text", "advice"), ERRORS, ids=[f"{code}-{index}" for index, (code, *_) in enumerate(ERRORS)])
+@pytest.mark.parametrize(
+    ("code", "text", "advice"), ERRORS, ids=[f"{code}-{index}" for index, (code, *_) in enumerate(ERRORS)]
+)
 def test_a_mistake_is_found_where_it_is(code, text, advice):
     found = [one for one in findings(text) if one.severity == "error"]
     assert [(one.code, one.line, one.column) for one in found] == [(code, *place(text))]
@@ -167,7 +169,8 @@ def test_a_warning_or_note_does_not_stop_a_plan(code, severity, text, advice):
 
 def test_all_mistakes_are_said_at_once():
     text = prompt(
-        "### a\n- needs: [b, x]\n- timeout: soon\n- policy: opne\n```bahs\n```\n### b\n- needs: a\n- bogus: 1\n- if: (\n" + WORK,
+        "### a\n- needs: [b, x]\n- timeout: soon\n- policy: opne\n```bahs\n```\n### b\n- needs: a\n- bogus: 1\n- if: (\n"
+        + WORK,
         "nam: x\nretries: {max: no}",
     )
     assert [one.code for one in findings(text)] == [

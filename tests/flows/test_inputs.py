@@ -81,14 +81,17 @@ def test_a_value_that_makes_no_image_is_refused():
     assert [one.code for one in done.diagnostics] == ["WM322"]
 
 
-@pytest.mark.parametrize(("text", "kind", "value"), [("x", "string", "x"), ("0", "boolean", False), ("-3", "integer", -3), ("1e3", "number", 1000.0)])
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [("x", "string", "x"), ("0", "boolean", False), ("-3", "integer", -3), ("1e3", "number", 1000.0)],
+)
 def test_conversion(text, kind, value):
     assert convert(text, kind) == value
 
 
 @pytest.mark.parametrize(("text", "kind"), [("maybe", "boolean"), ("1.5", "integer"), ("x", "number")])
 def test_conversion_refuses(text, kind):
-    with pytest.raises(ValueError, match="number|true"):
+    with pytest.raises(ValueError, match=r"number|true"):
         convert(text, kind)
 
 

@@ -141,7 +141,8 @@ def test_backoff_is_the_operators_where_a_step_does_not_say():
 
 
 @pytest.mark.parametrize(
-    ("front", "given", "parallel"), [("", None, 3), ("max-parallel: 8", None, 8), ("", 2, 2), ("max-parallel: 8", 2, 2), ("max-parallel: 1", 2, 1)]
+    ("front", "given", "parallel"),
+    [("", None, 3), ("max-parallel: 8", None, 8), ("", 2, 2), ("max-parallel: 8", 2, 2), ("max-parallel: 1", 2, 1)],
 )
 def test_parallelism_is_the_lower_of_both(front, given, parallel):
     assert compiled("", front, max_parallel=given).plan.max_parallel == parallel

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from workflowmaster.flows.compiler import compile_prompt
-from workflowmaster.flows.plan import Plan
 from workflowmaster.flows.prompts import parse
+
+if TYPE_CHECKING:
+    from workflowmaster.flows.plan import Plan
 
 WORK = "```bash\ntrue\n```\n"
 
@@ -51,7 +55,8 @@ def test_ids_and_names_name_the_values():
 
 def test_values_fill_image_name_and_environment():
     made = plan(
-        '### t: On {{ matrix.v }}\n- matrix: {v: [a, b]}\n- image: "x:{{matrix.v}}"\n- env: {V: "<${{ matrix.v }}>", W: w}\n' + WORK
+        '### t: On {{ matrix.v }}\n- matrix: {v: [a, b]}\n- image: "x:{{matrix.v}}"\n- env: {V: "<${{ matrix.v }}>", W: w}\n'
+        + WORK
     )
     assert [(step.name, step.image, step.env) for step in made.tasks] == [
         ("On a", "x:a", {"V": "<a>", "W": "w"}),
@@ -73,7 +78,7 @@ def test_needs_of_a_matrix_are_all_its_instances_or_one():
 def test_conditions_may_look_at_one_instance_and_at_their_own_values():
     made = plan(
         f"### t\n- matrix: {{v: [1, 2]}}\n- outputs: [o]\n{WORK}\n### b\n- matrix: {{w: [x]}}\n- needs: t\n"
-        f"- if: steps[\"t/2\"].outputs.o == matrix.w\n{WORK}"
+        f'- if: steps["t/2"].outputs.o == matrix.w\n{WORK}'
     )
     assert made.step("b/x").condition == 'steps["t/2"].outputs.o == matrix.w'
 

