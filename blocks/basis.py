@@ -52,6 +52,7 @@ class Basis:
         if found is None:
             found = self._begin(workspace, include_dirty=include_dirty)
         origin, base = found
+        # Everything below walks down to the root and no further, so it has to be known first.
         self.history.root = origin
         self.history.project = self.history.tree_of(base)
         self._pin(origin)
@@ -61,14 +62,17 @@ class Basis:
         """Remove the ref in the user's repository, if it is there."""
         config = self.objects.repo.config
         if self.user is not None and _PIN in config:
+            # Gone already is as good.
             with suppress(KeyError):
                 self.user.repo.references.delete(str(config[_PIN]))
 
     def _written_down(self) -> tuple[bytes, bytes] | None:
         refs = self.objects.repo.references
+        # Killed between the two: what was begun counts for nothing, and beginning again is cheap.
         if _ORIGIN not in refs or _BASE not in refs:
             return None
         origin = userrepo.raw(refs[_ORIGIN].target)
+        # Held through the alternates: this is where a base that the user lost first shows.
         if not self.objects.holds(origin):
             message = (
                 f"The commit {origin.hex()} that workflow {self.workflow} started from is gone from its repository. "
@@ -81,6 +85,7 @@ class Basis:
         if self.user is None:
             origin = base = self._private(workspace)
         else:
+            # Vetted before it is looked at for changes: a partial clone would call every missing file deleted.
             origin = self.user.head()
             self._vet_complete(self.user, origin)
             base = self._with_changes(self.user, origin, include_dirty=include_dirty)
@@ -95,12 +100,14 @@ class Basis:
             return origin
         if not include_dirty:
             raise _dirty(user.root, changed)
+        # The commit takes its date from the root.
         self.history.root = origin
         tree = user.tree_with_changes(self.objects, self.history.tree_of(origin), changed)
         return self.history.commit(tree, [origin], _FIRST_MESSAGE)
 
     def _private(self, workspace: Path) -> bytes:
         """Snapshot a directory that is no repository, as `git init; git add -A; git commit` would, but over here."""
+        # The snapshot would contain itself.
         if workspace in self.objects.git_dir.parents:
             message = (
                 f"The state directory {self.objects.git_dir.parent} lies inside {workspace}. Set WORKFLOWMASTER_HOME."
@@ -124,24 +131,30 @@ class Basis:
         """Make sure that a ref of ours in the user's repository holds the origin."""
         if self.user is None:
             return
+        target = pygit2.Oid(raw=origin)
+        # In the store's configuration and not as a ref: a ref to nothing of its own is damage to `git fsck`.
         config = self.objects.repo.config
-        name = str(config[_PIN]) if _PIN in config else f"refs/workflowmaster/{self.workflow}/base"
-        further = (f"refs/workflowmaster/{self.workflow}.{n}/base" for n in count(2))
-        while not self._take(name, origin):
-            name = config[_PIN] = next(further)
         if _PIN not in config:
-            config[_PIN] = name
+            config[_PIN] = self._claim(self.user, target)
+            return
+        # Written down means ours, so it may be put back or moved.
+        self.user.repo.create_reference(str(config[_PIN]), target, force=True)
+        self.user.own_ref(str(config[_PIN]))
 
-    def _take(self, name: str, origin: bytes) -> bool:
-        """Create the ref, or find it as it should be; False if it holds something else."""
-        if self.user is None:
-            return True
-        try:
-            self.user.repo.create_reference(name, pygit2.Oid(raw=origin), force=False)
-        except pygit2.AlreadyExistsError:
-            return userrepo.raw(self.user.repo.references[name].target) == origin
-        self.user.own_ref(name)
-        return True
+    def _claim(self, user: userrepo.UserRepo, target: pygit2.Oid) -> str:
+        """Create the ref under the first free name and return it.
+
+        One that exists is never shared, not even with the same commit: whoever made it will remove it some day.
+        """
+        names = count(1)
+        while True:
+            n = next(names)
+            name = f"refs/workflowmaster/{self.workflow}{f'.{n}' if n > 1 else ''}/base"
+            # Creating without force is the compare-and-swap: of two processes one makes it, the other looks further.
+            with suppress(pygit2.AlreadyExistsError):
+                user.repo.create_reference(name, target, force=False)
+                user.own_ref(name)
+                return name
 
 
 def _dirty(root: Path, changed: list[bytes]) -> WorkspaceError:

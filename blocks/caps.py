@@ -61,13 +61,16 @@ class Left:
 
 def over_caps(left: Left, caps: Caps, total_bytes: int) -> dict[bytes, str]:
     """Return the ignored paths that do not travel, each with the reason."""
+    # The whole worktree is no larger than the cap, so its ignored part is not either: the usual case costs nothing.
     if not caps.dropped and total_bytes <= caps.ignored_bytes:
         return {}
     walk = _Walk(left.store, _globs(caps.dropped))
     parts = list(walk.parts(left.root, left.rules, b"", left.store.tree(left.project)))
     kept = _globs(caps.kept)
+    # What the globs drop makes room before the cap does.
     gone = dict.fromkeys(walk.dropped, "matches `dropped`")
     room = caps.ignored_bytes - sum(p.size for p in parts)
+    # Path as the second key: which of two equal folders goes must not depend on the order of the disk.
     for part in sorted(parts, key=lambda p: (-p.size, p.path)):
         if room < 0 and not kept.ignores(part.path, directory=part.directory):
             gone[part.path] = f"ignored, and above the cap of {caps.ignored_bytes} bytes"
@@ -91,12 +94,14 @@ class _Walk:
         rules = rules.below(prefix.rstrip(b"/"), self.store.read(own.entry.oid) if own is not None else None)
         for name, stamp in node.files.items():
             raw = os.fsencode(name)
+            # What the base holds is tracked, and git ignores nothing that is tracked.
             if raw not in project and rules.ignores(prefix + raw, directory=False):
                 yield from self._part(prefix + raw, stamp.key[1], directory=False)
         for name, below in node.dirs.items():
             path = prefix + os.fsencode(name)
             there = project.get(os.fsencode(name))
             ignored = rules.ignores(path, directory=True)
+            # Only a folder without any tracked file can go as a whole.
             if ignored and there is None:
                 yield from self._part(path, self._size(below, path + b"/"), directory=True)
             else:

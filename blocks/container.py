@@ -40,13 +40,14 @@ SCRATCH = "/tmp"  # noqa: S108 - the container's own, in memory
 
 WRAPPER = (
     'IFS= read -r wm_go && set -- "$wm_go" "$@" && unset wm_go && . /wm/env && { '
-    'printf %s "$1" >&2; (shift; exec "$@" </wm/stdin); set -- "$1" $?; '
+    'printf %s "$1" >&2; (shift; exec "$@" </wm/stdin 2>&1); set -- "$1" $?; '
     'printf %s "$1" >&2; printf "%s%03d" "$1" "$2"; exit "$2"; }; exit 125'
 )
 """What a parked container runs. Closing its stdin without a go line ends it with 125 and nothing of the user's run.
 
 The mark lives in `$1`, because any name could also be a variable of the step's environment, which is read after it. The
-command is started by `exec` in a subshell, so that `exit` or `cd` as a command is a program that does not exist.
+command is started by `exec` in a subshell, so that `exit` or `cd` as a command is a program that does not exist. Its
+stdout and stderr share one pipe: in two, the engine mixes up what came first, and a person reads an error by its place.
 """
 
 LONGEST_VALUE = 128 * 1024 - 1

@@ -32,7 +32,7 @@ class SandboxUnavailable(ConnectionError):
 
     `reason` is a stable short word: `engine` (it does not answer, or refuses), `permission` (we may not use it),
     `image`, `mount`, `conflict` (the name is taken), `disk` (full), `gone` (somebody removed the container), `parked`
-    (it ended before it got its go), `stuck` (it does not die).
+    (it ended before it got its go), `stuck` (it does not die), `ownership` (what it left stays somebody else's).
     """
 
     def __init__(self, message: str, *, reason: str = "engine") -> None:

@@ -46,6 +46,7 @@ class Rewrite:
     def run(self, tip: bytes) -> bytes:
         """Return the tip of the rewritten history; the root itself if nothing is left of it."""
         root = self.history.root
+        # The user's own commits stay as they are, and everything above them is made new.
         mapped = {root: root}
         for commit in self.history.topological(tip):
             mapped[commit] = self._one(commit, [mapped[p] for p in self.history.parents(commit)])
@@ -125,6 +126,7 @@ def _collect(store: ObjectStore, tree: bytes, known: Sequence[bytes], found: dic
     others = [store.tree(t) for t in known]
     for name, entry in store.tree(tree).items():
         there = [o[name] for o in others if name in o]
+        # At the same path in a parent it is there already; elsewhere a second copy does no harm.
         if entry in there or entry.mode == GITLINK:
             continue
         if is_tree(entry):
@@ -139,6 +141,7 @@ def write_objects(store: ObjectStore, oids: Iterable[bytes], objects: Path) -> l
     libgit2 packs in memory, so a large object is copied as the loose file it already is.
     """
     written: list[Path] = []
+    # libgit2's builder and not our own: this pack stays with the user, so its deltas are worth their time.
     builder = pygit2.PackBuilder(store.repo)
     for oid in oids:
         copied = copy_large(store, oid, objects)

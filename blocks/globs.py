@@ -26,6 +26,7 @@ _CLASSES = {
 }
 
 _LITERAL = re.compile(rb"[^*?\[\\]*", re.DOTALL)
+# The three marks can stand beside expressions, because an expression for a star is written with a backslash.
 _STAR = b"*"
 _FOLDERS = b"**/"
 _REST = b"**"
@@ -44,11 +45,13 @@ def compile_glob(glob: bytes) -> re.Pattern[bytes]:
             whole.append(b".*")
             tokens = tokens[1:]
             continue
+        # One round a stretch between two `**`, with the `**/` that leads it.
         deep = tokens[0] == _FOLDERS
         start = int(deep)
         end = next((n for n in range(start, len(tokens)) if tokens[n] in (_FOLDERS, _REST)), len(tokens))
         last = end == len(tokens)
         names = _names(tokens[start:end], last=last)
+        # Of several places a stretch could start at, the first leaves most to the next `**`; the last stretch has none.
         if deep:
             names = b"(?:.*/)?" + names if last else b"(?>(?:[^/]*/)*?" + names + b")"
         whole.append(names)
@@ -100,12 +103,14 @@ def _stars(glob: bytes, at: int) -> tuple[bytes, int] | None:
 
 
 def _one(glob: bytes, at: int) -> tuple[bytes, int]:
+    # A glob stops at a slash wherever it does not name one.
     char = glob[at : at + 1]
     if char == b"?":
         return b"[^/]", at + 1
     if char == b"[":
         return _bracket(glob, at + 1)
     if char == b"\\":
+        # Nothing follows the backslash: git lets the whole pattern match nothing.
         if at + 1 == len(glob):
             raise MalformedGlobError(glob)
         return re.escape(glob[at + 1 : at + 2]), at + 2
@@ -132,10 +137,12 @@ def _member(glob: bytes, at: int) -> tuple[bytes, int]:
         end = glob.find(b"]", at + 2)
         if end > 0 and glob[end - 1 : end] == b":" and end - 1 > at + 1:
             name = glob[at + 2 : end - 1]
+            # git calls the whole pattern malformed, not only the class.
             if name not in _CLASSES:
                 raise MalformedGlobError(glob)
             return _CLASSES[name], end + 1
     low, at = _literal(glob, at)
+    # A dash at either end is a dash.
     if glob[at : at + 1] != b"-" or glob[at + 1 : at + 2] in (b"]", b""):
         return _hex(low), at
     high, at = _literal(glob, at + 1)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: a FIFO that a step left where a file was would otherwise wait for a writer for ever.
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# O_EXCL: what exists is never opened for writing, for it may be a hard link or a link.
 CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_MODE = 0o644
 EXECUTABLE_MODE = 0o755
@@ -31,6 +33,7 @@ DIRECTORY_MODE = 0o755
 @contextmanager
 def root(directory: Path, *, lend: bool = True) -> Iterator[int]:
     """Open a worktree. WorkspaceError `unsafe` if it is not a directory of its own any more."""
+    # The folder above is ours and no container sees it; only the last name may have been meddled with.
     try:
         above = os.open(directory.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -65,6 +68,7 @@ def open_directory(parent: int, name: str, *, lend: bool = True) -> int:
     except PermissionError:
         if not lend:
             raise
+        # Ours, but locked by the step that made it.
         chmod(parent, name, stat.S_IRWXU)
         return os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
     # Readable but not searchable opens, and then fails at every name inside.
@@ -101,6 +105,7 @@ def remove(parent: int, name: str) -> None:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         return
+    # Linux says the one for a directory, POSIX the other.
     except (IsADirectoryError, PermissionError):
         _remove_directory(parent, name)
 
@@ -119,6 +124,7 @@ def _remove_directory(parent: int, name: str) -> None:
                 current = todo.pop()
                 with child(top, current) as fd:
                     todo += _clear(fd, top, spare)
+                # Empty by now: what was in it stands beside it.
                 os.rmdir(current, dir_fd=top)
         os.rmdir(name, dir_fd=parent)
     except PermissionError as error:
@@ -138,6 +144,7 @@ def _clear(fd: int, top: int, spare: Iterator[str]) -> list[str]:
     with os.scandir(fd) as entries:
         names = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
     for name, is_directory in names:
+        # A link to a directory is a file here: it is unlinked, and where it leads is not looked at.
         if not is_directory:
             os.unlink(name, dir_fd=fd)
             continue

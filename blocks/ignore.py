@@ -48,6 +48,7 @@ class Rules:
 
     def below(self, directory: bytes, content: bytes | None) -> Rules:
         """Return the rules inside `directory` (no slash at its end), whose own `.gitignore` reads `content`."""
+        # A folder without rules of its own shares the object above: most have none.
         if not content or self.everything:
             return self
         prefix = directory + b"/" if directory else b""
@@ -57,6 +58,7 @@ class Rules:
         """Return whether a path of this directory is left out; asked top down, so parents were not left out."""
         if self.everything:
             return True
+        # The nearest file speaks first, and whoever speaks is obeyed.
         layer: Rules | None = self
         while layer is not None:
             verdict = layer.verdict(path, directory=directory)
@@ -67,8 +69,10 @@ class Rules:
 
     def verdict(self, path: bytes, *, directory: bool) -> bool | None:
         """Return what this layer alone says: left out, taken back in, or nothing."""
+        # Patterns with a slash are relative to the folder their file lies in.
         inside = path[len(self.prefix) :]
         name = inside.rpartition(b"/")[2]
+        # Within a file the last line wins.
         for pattern in reversed(self.patterns):
             if pattern.directories_only and not directory:
                 continue
@@ -95,6 +99,7 @@ def parse_ignore(content: bytes) -> tuple[Pattern, ...]:
 
     Lines after the first `MOST_LINES` do not count: each costs time at every path, and a step writes the file.
     """
+    # Editors on Windows leave a byte order mark and carriage returns; git forgives both.
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n", MOST_LINES)[:MOST_LINES]
     found = (_pattern(line.removesuffix(b"\r")) for line in lines)
     return tuple(p for p in found if p is not None)
@@ -108,6 +113,7 @@ def _pattern(line: bytes) -> Pattern | None:
     text = text[1:] if negated else text
     directories_only = text.endswith(b"/")
     text = text[:-1] if directories_only else text
+    # The slash at the end is gone by now: only one at the start or in the middle ties a pattern to its folder.
     anchored = b"/" in text
     text = text.removeprefix(b"/")
     if not text:

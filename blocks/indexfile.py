@@ -35,9 +35,11 @@ def _entries(index: bytes, version: int) -> Iterator[tuple[bytes, int]]:
         flags = int.from_bytes(index[at + _FIXED - 2 : at + _FIXED])
         at += _FIXED
         further = 0
+        # Only such an entry has the second flag word, and only from version 3 on.
         if flags & _EXTENDED:
             further = int.from_bytes(index[at : at + 2])
             at += 2
+        # Version 4 says how much of the name before to drop, and then what to add.
         if version == 4:
             cut, at = _varint(index, at)
             name = name[: len(name) - cut]

@@ -73,6 +73,7 @@ class Join:
         return merged.oid if merged else EMPTY_TREE
 
     def _entry(self, sides: Sides, path: bytes, rules: Rules | None) -> Entry | None:
+        # Equal ids are equal content, so a whole folder is decided without being read.
         if sides.theirs in (sides.ours, sides.base):
             return sides.ours
         if sides.base == sides.ours:
@@ -117,6 +118,7 @@ class Join:
         return merged
 
     def _left_out(self, path: bytes, rules: Rules, *, directory: bool) -> bool:
+        # Tracked is tracked, as for git.
         if self.store.entry(self.project, path) is not None:
             return False
         parts = path.split(b"/")
@@ -128,6 +130,7 @@ class Join:
         base, ours, theirs = sides.base, sides.ours, sides.theirs
         if ours is None or theirs is None or not (is_file(ours) and is_file(theirs)):
             return None
+        # A link or folder that both sides made a file: there are no lines they share.
         if base is not None and not is_file(base):
             return None
         # The x bit merges on its own: whoever changed it has his way.

@@ -142,8 +142,10 @@ class Laying:
     def _directory(self, here: _Here, name: str, *, exists: bool) -> Iterator[_Here]:
         self._vet(here, name)
         if not exists:
-            with _exclusive(here, name):
+            try:
                 os.mkdir(name, handles.DIRECTORY_MODE, dir_fd=here.fd)
+            except FileExistsError as error:
+                raise _clash(here, name) from error
         with handles.child(here.fd, name) as fd:
             self._own(fd, handles.DIRECTORY_MODE)
             node = here.node.dirs.setdefault(name, Node())
@@ -158,24 +160,30 @@ class Laying:
             with self._directory(here, name, exists=False):
                 return
         if entry.mode == SYMLINK:
-            target = self.store.read(entry.oid)
-            with _exclusive(here, name):
-                os.symlink(target, os.fsencode(name), dir_fd=here.fd)
-            if self.owner is not None:
-                os.chown(name, *self.owner, dir_fd=here.fd, follow_symlinks=False)
-            st = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
+            st = self._link(here, name, self.store.read(entry.oid))
         else:
             st = self._write(here, name, entry)
         # Not believed before the clock has moved on: a step that starts at once could write in this very tick.
         stamp = here.node.files[name] = Stamp(key_of(st), entry, believed=False)
         self.fresh.append(stamp)
 
+    def _link(self, here: _Here, name: str, target: bytes) -> os.stat_result:
+        try:
+            os.symlink(target, os.fsencode(name), dir_fd=here.fd)
+        except FileExistsError as error:
+            raise _clash(here, name) from error
+        if self.owner is not None:
+            os.chown(name, *self.owner, dir_fd=here.fd, follow_symlinks=False)
+        return os.stat(name, dir_fd=here.fd, follow_symlinks=False)
+
     def _write(self, here: _Here, name: str, entry: Entry) -> os.stat_result:
         if not is_file(entry):
             path = show(here.prefix + os.fsencode(name))
             raise WorkspaceError("unsafe", f"{path} has mode {entry.mode:o}, which no file can have.", files=(path,))
-        with _exclusive(here, name):
+        try:
             fd = os.open(name, handles.CREATE_FLAGS, _mode(entry), dir_fd=here.fd)
+        except FileExistsError as error:
+            raise _clash(here, name) from error
         try:
             self.store.copy_to(entry.oid, fd)
             return self._own(fd, _mode(entry))
@@ -206,18 +214,14 @@ class Laying:
             raise WorkspaceError("unsafe", f"The commit holds {path}: {reason}. It is not written.", files=(path,))
 
 
-@contextmanager
-def _exclusive(here: _Here, name: str) -> Iterator[None]:
+def _clash(here: _Here, name: str) -> WorkspaceError:
     """Explain why a name that the directory does not have cannot be made."""
-    try:
-        yield
-    except FileExistsError as error:
-        path = show(here.prefix + os.fsencode(name))
-        message = (
-            f"{path} exists already under a name that differs only in case. "
-            "Keep WORKFLOWMASTER_HOME on a file system that tells cases apart."
-        )
-        raise WorkspaceError("case", message, files=(path,)) from error
+    path = show(here.prefix + os.fsencode(name))
+    message = (
+        f"{path} exists already under a name that differs only in case. "
+        "Keep WORKFLOWMASTER_HOME on a file system that tells cases apart."
+    )
+    return WorkspaceError("case", message, files=(path,))
 
 
 def _mode(entry: Entry) -> int:

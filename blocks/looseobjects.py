@@ -58,6 +58,7 @@ def stream_in(fd: int, size: int, objects: str) -> bytes:
     """Store the rest of an open file as a blob and return its id, which is known only at the end."""
     digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     head = os.pread(fd, 1 << 16, os.lseek(fd, 0, os.SEEK_CUR))
+    # Archives, media and weights do not shrink, and trying costs more than writing them.
     shrinks = len(zlib.compress(head, 1)) < 0.9 * len(head)
     packer = zlib.compressobj(1 if shrinks else 0)
     left = size
@@ -69,6 +70,7 @@ def stream_in(fd: int, size: int, objects: str) -> bytes:
             write_all(out, packer.compress(chunk))
             left -= len(chunk)
         write_all(out, packer.flush())
+        # The header has promised more, and no reader would accept the object.
         if left:
             message = f"A file lost {left} bytes while it was read; something still writes to it. Run the step again."
             raise WorkspaceError("unreadable", message)
@@ -127,6 +129,7 @@ def read_all(fd: int, size: int) -> bytes:
     if len(data) == size:
         return data
     parts = [data]
+    # It grew since its size was looked at: take what is there now.
     while chunk := os.read(fd, _CHUNK):
         parts.append(chunk)
     return b"".join(parts)

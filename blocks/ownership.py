@@ -55,8 +55,9 @@ def hand_over(engine: Engine, image_id: str, folder: Path, *, name: str, labels:
         code = engine.wait(container, SECONDS)
     finally:
         engine.remove(container)
-    if code:
+    if code != 0:
+        ended = "is not done" if code is None else f"ended with {code}"
         raise SandboxUnavailable(
-            f"what the step left in {OUT} belongs to another user and could not be taken over (chown: {code})",
+            f"what the step left in {OUT} belongs to another user and could not be taken over: chown {ended}",
             reason="ownership",
         )

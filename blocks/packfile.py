@@ -40,6 +40,7 @@ class Batch:
 
     def add(self, oid: bytes, kind: str, data: bytes) -> None:
         """Collect an object that is not in the batch yet."""
+        # The index holds offsets of 31 bits.
         if self._pack is not None and self._pack.size > LIMIT:
             self._pack.finish()
             self._pack = PackWriter(self._objects / "pack")
@@ -47,6 +48,7 @@ class Batch:
             self._pack.add(oid, kind, data)
             return
         self._waiting[oid] = (kind, data)
+        # The usual step writes a handful of objects, and a pack for each step would slow every later look-up.
         if len(self._waiting) > FEW:
             self._pack = PackWriter(self._objects / "pack")
             for waiting, (its_kind, its_data) in self._waiting.items():
@@ -77,6 +79,7 @@ class PackWriter:
         self._folder = folder
         self._temporary = folder / f"incoming-{os.getpid()}"
         self._file = self._temporary.open("w+b")
+        # The count is known at the end; a pack cut short here has zero objects and no name.
         self._file.write(_HEADER.pack(b"PACK", 2, 0))
         self._entries: dict[bytes, tuple[int, int]] = {}
         self.size = _HEADER.size
@@ -95,6 +98,7 @@ class PackWriter:
         """Close the pack, give it its name, and return its path. The index comes last: it makes the pack visible."""
         checksum = self._seal()
         order = sorted(self._entries)
+        # Named after its content, so the same objects give the same file.
         name = hashlib.sha1(b"".join(order), usedforsecurity=False).hexdigest()
         pack = self._folder / f"pack-{name}.pack"
         index = self._temporary.with_suffix(".idx")
@@ -112,6 +116,7 @@ class PackWriter:
         """Put the count into the header and the checksum at the end."""
         self._file.seek(0)
         self._file.write(_HEADER.pack(b"PACK", 2, len(self._entries)))
+        # The checksum covers the header, so the file is read once more; its pages are still in memory.
         self._file.seek(0)
         checksum = hashlib.file_digest(self._file, "sha1").digest()
         self._file.write(checksum)
@@ -121,6 +126,7 @@ class PackWriter:
 
 def _size_header(kind: int, size: int) -> bytes:
     """Return type and size: four bits of the size beside the type, then seven to a byte, low ones first."""
+    # The first byte has three bits for the type, which leaves it four for the size.
     first, size = (kind << 4) | (size & 15), size >> 4
     out = bytearray()
     while size:

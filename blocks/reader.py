@@ -42,7 +42,7 @@ LAST_WORDS = 400
 """Bytes kept of what a container says that ends before its command begins."""
 
 NO_GO = 125
-"""Exit code of a shell whose stdin was closed. With any other that is no signal's, the image's shell cannot do its part."""
+"""Exit code of a shell whose stdin was closed. Any other that is no signal's says that the image's shell cannot run."""
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.abstract import JobBlock, JobRun
 from prefect.blocks.core import Block
 from prefect.utilities.asyncutils import run_sync_in_worker_thread
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from workflowmaster import policies
 from workflowmaster.blocks.container import OUT, SCRATCH, Container, ContainerRequest
-from workflowmaster.blocks.engine import Engine, SandboxUnavailable
+from workflowmaster.blocks.engine import OURS, Engine, SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.blocks.failure import explain, signal_of
 from workflowmaster.blocks.output import Capture
 from workflowmaster.blocks.owner import Owner
+from workflowmaster.blocks.ownership import hand_over, needs_handing_over
 from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.policies import PolicyError, SecurityPolicy
 from workflowmaster.policies.values import did_you_mean
@@ -42,6 +43,18 @@ TYPE = "docker-sandbox"
 DOCUMENTATION = "https://github.com/workflowmaster/workflowmaster/blob/main/docs/policies.md"
 
 
+PREFECTS_OWN = ("block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous")
+"""What Prefect writes into the values of a block that is part of another."""
+
+
+def _without_prefects_own(cls: type[Block], values: Any) -> Any:
+    """Let `extra="forbid"` mean the operator's mistakes, and not Prefect's own keys; a foreign block stays refused."""
+    own = cls.get_block_type_slug()
+    if not isinstance(values, dict) or values.get("block_type_slug", own) != own:
+        return values
+    return {name: value for name, value in values.items() if name not in PREFECTS_OWN}
+
+
 class DockerHost(Block):
     """The Docker Engine that runs the containers.
 
@@ -51,6 +64,7 @@ class DockerHost(Block):
 
     _block_type_name = "Docker Host (WorkflowMaster)"
     _block_type_slug = "workflowmaster-docker-host"
+    _clean = model_validator(mode="before")(classmethod(_without_prefects_own))
     model_config = ConfigDict(extra="forbid")
 
     url: str = Field(default="", description="Address as in DOCKER_HOST; empty for the worker's own engine.")
@@ -76,6 +90,7 @@ class DockerSandbox(JobBlock):  # type: ignore[type-arg] # a parameter would mak
     _block_type_name = "Docker Sandbox"
     _block_type_slug = TYPE
     _description = "Runs a command in a container of its own, under a named security policy."
+    _clean = model_validator(mode="before")(classmethod(_without_prefects_own))
     model_config = ConfigDict(extra="forbid")
 
     policy: str = Field(default="standard", description="Name of the policy this document stands for.")
@@ -142,15 +157,15 @@ class DockerSandbox(JobBlock):  # type: ignore[type-arg] # a parameter would mak
             )
             exchange.write({"HOME": SCRATCH, "WM_OUTPUT": f"{OUT}/outputs"}, {})
             seconds = min(self.timeout_seconds or policy.wall_seconds_default, policy.wall_seconds_max)
-            return SandboxRun(Container(engine, request).park(), folder, seconds)
+            return SandboxRun(Container(engine, request).park(), folder, seconds, engine)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
 def _user(policy: SecurityPolicy) -> tuple[int, int]:
-    """Return uid and gid for a container: never 0, and our own where we could not give its files away."""
-    if os.geteuid():
+    """Return uid and gid for a container: never 0."""
+    if policy.user == "workspace" and os.geteuid():
         return os.geteuid(), os.getegid()
     number = 200_000 + secrets.randbelow(60_000) if policy.user == "unique" else 1000
     return number, number
@@ -159,8 +174,8 @@ def _user(policy: SecurityPolicy) -> tuple[int, int]:
 class SandboxRun(JobRun[str]):
     """One run of a `DockerSandbox`: it goes on in a thread of its own, and removes its container at the end."""
 
-    def __init__(self, container: Container, folder: Path, seconds: float) -> None:
-        self._container, self._log, self._seconds = container, folder / "log", seconds
+    def __init__(self, container: Container, folder: Path, seconds: float, engine: Engine) -> None:
+        self._container, self._log, self._seconds, self._engine = container, folder / "log", seconds, engine
         self.ending: Ending | None = None
         # Not a daemon: a process that exits waits for its container, at most its wall time, instead of leaving it.
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=container.request.name)
@@ -175,6 +190,15 @@ class SandboxRun(JobRun[str]):
                 return self._container.run(self._seconds, capture)
         finally:
             self._container.remove()
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Make what a uid of its own left behind ours, or the folder could never be removed."""
+        request = self._container.request
+        outward = self._log.parent / "exchange/out"
+        if needs_handing_over(outward, int(request.user.partition(":")[0])):
+            labels = {f"{OURS}.{key}": value for key, value in request.labels.items()}
+            hand_over(self._engine, request.image_id, outward, name=f"{request.name}-own", labels=labels)
 
     async def wait_for_completion(self) -> None:  # type: ignore[override] # Prefect's own annotation is a slip
         """Wait for the end. RuntimeError saying why if the command failed; SandboxUnavailable if it could not run."""

@@ -40,6 +40,7 @@ MAX_PATH = 4095
 """Bytes of a path that git and most tools can still open."""
 
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+# A file of another mode is the same file to a tree, but not to the next step in this directory.
 _USUAL_MODES = frozenset({stat.S_IFREG | handles.FILE_MODE, stat.S_IFREG | handles.EXECUTABLE_MODE})
 
 
@@ -128,8 +129,10 @@ class Scan:
         `prefix` is where the directory lies (`b"libs/"`), for rules and findings.
         WorkspaceError `unreadable`, `size` or `disk`.
         """
+        # In a directory we know the stamps say more than the tree does.
         was = self.store.tree(self.start) if self.start is not None and known.root.tree is None else {}
         oid = self._directory(_Here(fd, known.root, prefix, 0, self._rules_in(fd, prefix, self.rules), was))
+        # Never skipped: a result that silently lacks files is worse than none.
         if self.unreadable:
             shown = ", ".join(sorted(self.unreadable)[:10])
             message = (
@@ -137,6 +140,7 @@ class Scan:
                 "Let it make them readable (chmod -R a+rX), or run WorkflowMaster as root."
             )
             raise WorkspaceError("unreadable", message, files=tuple(sorted(self.unreadable)[:10]))
+        # Stamps that were waiting belong to files that foreign code has had since.
         known.tree, known.fresh = None, []
         if self.exact:
             known.equals(fd, oid)
@@ -144,10 +148,12 @@ class Scan:
 
     def _directory(self, here: _Here) -> bytes:
         """Read one directory into its node and return its tree; an unchanged one costs its stats and nothing else."""
+        # Read to the end first: the listing's own descriptor is closed before we go deeper.
         with os.scandir(here.fd) as entries:
             found = list(entries)
         old, now = here.node, Node()
         links = self.gitlinks.get(here.prefix, {})
+        # Submodules stand in no stamp, so a directory with one is always written out; there are few.
         same = old.tree is not None and not links and len(found) == len(old.files) + len(old.dirs)
         for item in found:
             st = item.stat(follow_symlinks=False)
@@ -188,6 +194,7 @@ class Scan:
         if reason := _unfit(path, name, here.depth):
             self._leave_out(path, reason)
             return False
+        # The permissions of a directory are in no tree.
         if stat.S_IMODE(st.st_mode) != handles.DIRECTORY_MODE:
             self.exact = False
         node = here.node.dirs.get(name) or Node()
@@ -202,6 +209,7 @@ class Scan:
                     was = here.below(name, self.store)
                     self._directory(_Here(fd, node, path + b"/", here.depth + 1, rules, was))
         except PermissionError:
+            # Only somebody else's: permissions on what is ours were lent.
             self.unreadable.append(show(path))
             return False
         into.dirs[name] = node
@@ -246,6 +254,7 @@ class Scan:
             self._leave_out(path, reason)
             return None
         if stat.S_ISLNK(st.st_mode):
+            # The target is content like any other: where it leads is never asked.
             target = os.fsencode(os.readlink(name, dir_fd=here.fd))
             before = here.before(name)
             return self._stamp(key_of(st), Entry(SYMLINK, self.store.write("blob", target, held=_id(before))), before)
@@ -263,11 +272,13 @@ class Scan:
             os.close(source)
 
     def _content(self, source: int, path: bytes, before: Entry | None, old: Stamp | None) -> Stamp | None:
+        # Looked at again through the descriptor: between name and open it may have become something else.
         st = os.fstat(source)
         if not stat.S_ISREG(st.st_mode):
             self._leave_out(path, "it changed its kind while it was read")
             return None
         self._grow(path, st.st_size - (old.key[1] if old is not None else 0))
+        # git knows one bit, the owner's; setuid and all else end here.
         mode = EXECUTABLE if st.st_mode & stat.S_IXUSR else FILE
         oid = self.store.write_file(source, st.st_size, held=_id(before))
         return self._stamp(key_of(st), Entry(mode, oid), before)

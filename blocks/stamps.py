@@ -40,6 +40,7 @@ def kernel_now() -> int:
 
 def settled(ctime_ns: int, now: int, margin: int = SETTLED_NS) -> bool:
     """Return whether a later write must show in the file's times."""
+    # Nothing but zeros below the second is chance once in a thousand million, and then costs one read.
     whole_seconds = ctime_ns % 1_000_000_000 == 0
     return now - ctime_ns > (_COARSE_NS if whole_seconds else margin)
 
@@ -87,6 +88,7 @@ class Known:
 
     def settle(self) -> None:
         """Believe the stamps whose moment has passed. Call it before foreign code may run, never after."""
+        # A later write gets a time of at least this clock, hence one that differs from any time before it.
         now = kernel_now()
         for stamp in self.fresh:
             stamp.believed = settled(stamp.key[3], now, margin=0)

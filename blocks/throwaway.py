@@ -52,6 +52,7 @@ class Throwaway:
 
     def put(self, tree: bytes, directory: Path) -> None:
         """Put a `.git` with one commit of `tree` into a directory, in the place of any other."""
+        # By descriptor, for a step may have left anything under that name; what follows is ours alone.
         with handles.root(directory) as fd:
             handles.remove(fd, ".git")
         git_dir = directory / ".git"
@@ -60,6 +61,7 @@ class Throwaway:
         (git_dir / "HEAD").write_text(f"ref: {_BRANCH}\n")
         (git_dir / "config").write_text(_CONFIG)
         commit = _commit(tree)
+        # Copied, not linked: a file that two worktrees share would carry a step's writes to the next.
         shutil.copytree(self._base_objects(), git_dir / "objects")
         self._write(git_dir / "objects", objects_above(self.store, tree, [self.base]), commit)
         (git_dir / _BRANCH).write_text(object_id("commit", commit).hex() + "\n")
@@ -71,6 +73,7 @@ class Throwaway:
         if not self.cache.is_dir():
             unfinished = self.cache.with_name(f"{self.cache.name}.{os.getpid()}")
             self._write(unfinished, objects_above(self.store, self.base, []), b"")
+            # Under its name only when complete, for the next step believes it.
             unfinished.rename(self.cache)
         return self.cache
 
@@ -86,12 +89,14 @@ class Throwaway:
 
 
 def _commit(tree: bytes) -> bytes:
+    # A constant date: the step's input must be the same on every machine.
     signed = f"{AUTHOR[0]} <{AUTHOR[1]}> 0 +0000"
     text = f"tree {tree.hex()}\nauthor {signed}\ncommitter {signed}\n\nThe workspace as this step found it\n"
     return text.encode()
 
 
 def _write_index(store: ObjectStore, tree: bytes, git_dir: Path) -> None:
+    # Without an index git starts from an empty one, which is right here.
     if tree == EMPTY_TREE:
         return
     index = pygit2.Index(str(git_dir / "index"))

@@ -47,6 +47,7 @@ def parse(raw: bytes) -> Listing:
     entries: Listing = {}
     at = 0
     while at < len(raw):
+        # The name may hold anything but a NUL, so the fields are found by position and not by splitting.
         space = raw.index(b" ", at)
         end = raw.index(b"\0", space)
         oid = raw[end + 1 : end + 21]
@@ -59,12 +60,14 @@ def parse(raw: bytes) -> Listing:
 
 def encode(entries: Mapping[bytes, Entry]) -> bytes:
     """Return the raw tree object of these entries, in git's order (a directory sorts as if it ended in a slash)."""
+    # Without the slash `a-b` would sort before `a`, and git would not find the directory.
     names = sorted(entries, key=lambda n: n + b"/" if entries[n].mode == DIRECTORY else n)
     return b"".join(b"%o %s\0%s" % (entries[n].mode, n, entries[n].oid) for n in names)
 
 
 def is_dot_git(name: bytes) -> bool:
     """Return whether some file system would take this name for `.git`."""
+    # The quick way out for nearly every name there is.
     if b"git" not in name.lower() and name.isascii():
         return False
     text = name.decode("utf-8", "replace").translate(_INVISIBLE)

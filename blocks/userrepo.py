@@ -45,7 +45,6 @@ _TRACKED = (
     | FileStatus.INDEX_TYPECHANGE
     | FileStatus.CONFLICTED
 )
-_UNTRACKED = FileStatus.WT_NEW | FileStatus.IGNORED
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,8 @@ class UserRepo:
                 continue
             if status == FileStatus.INDEX_MODIFIED and self._only_spelling(name):
                 continue
-            # Which untracked files count is decided by our rules alone: libgit2 follows a linked `.gitignore`, which
-            # git does not, and the user's own file it was told not to read.
-            if status & _TRACKED or (status & _UNTRACKED and not self._ignored(path, rules)):
+            # libgit2 has applied the rules inside the repository; the user's own file it was told not to read.
+            if status & _TRACKED or (status & FileStatus.WT_NEW and not self._ignored(path, rules)):
                 found.append(path.rstrip(b"/"))
         return sorted(found)
 
@@ -143,7 +141,7 @@ class UserRepo:
 
     def _status(self) -> dict[str, int]:
         try:
-            return self.repo.status(ignored=True)
+            return self.repo.status()
         except pygit2.GitError as error:
             message = (
                 f"The index of {self.root} cannot be read: {error}. For a sparse index, `git sparse-checkout reapply "

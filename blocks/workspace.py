@@ -162,6 +162,7 @@ class Store:
         Right after `lay`, `switch` or a clean `snapshot` of `old` this looks only at what differs, and trusts that no
         foreign code has run since; in any other state it is `lay`. After a failed attempt use `lay`.
         """
+        # A caller's `old` is believed only where it is what we know ourselves.
         with disk_errors(str(directory)), handles.root(directory) as fd:
             known = self._known.get(directory)
             if known is not None and known.still(fd, self._tree(old)):
@@ -270,6 +271,7 @@ class Store:
         known = self._remember(directory)
         if known.tree is None:
             raise ValueError(f"{directory} must be laid before it gets a repository")
+        # What git would not track must not look untracked to the step either.
         tree = exporting.visible(self._objects, known.tree, [self._tree(self.base)], self._outer_rules())
         with disk_errors(str(directory)):
             cache = self.folder / "throwaway-pack"
@@ -299,6 +301,7 @@ class Store:
         return known
 
     def _outer_rules(self) -> Rules:
+        # Read once: the user may edit his ignore files while the workflow runs, and its results should not change.
         if self._rules is None:
             self._rules = self._user.rules() if self._user else Rules()
         return self._rules

@@ -58,6 +58,7 @@ def assemble(found: Found, context: Context, compiler: str) -> Plan:
     """Return the plan of a prompt without errors."""
     front = context.front
     metadata = {**front.metadata, **front.keys.metadata}
+    # Both are upper bounds, so the lower one holds.
     limits = [most for most in (front.keys.max_parallel, context.options.max_parallel) if most is not None]
     return Plan(
         name=front.keys.name or _title(context),

@@ -72,6 +72,7 @@ def _listed(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+# The short form people write first; the mapping comes when they need more.
 def _keyed(key: str) -> BeforeValidator:
     """Let a plain value stand for a mapping with one key: `retries: 3`."""
     return BeforeValidator(lambda value: value if isinstance(value, (dict, BaseModel)) else {key: value})

@@ -64,6 +64,7 @@ def _about(context: str) -> list[str]:
     if not context:
         return []
     if len(context) > MAX_CONTEXT:
+        # Cut at a line's end, so that no sentence is left half and misleading.
         cut = context.rfind("\n", 0, MAX_CONTEXT)
         left = context.count("\n", cut) + 1
         context = f"{context[:cut].rstrip()}\n\n[{left} more lines of the prompt are left out here]"

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 STEP_KEYS = frozenset(key_names(StepAttributes)) | frozenset(ALIASES)
 KNOWN = STEP_KEYS | FOREIGN | frozenset(key_names(FrontMatter))
 
+# Lower case after the bullet makes a key; `\s` before it because a list may be indented.
 _BULLET = re.compile(r"(\s*(?:[-*+])\s+)([A-Za-z][\w-]*):(?:\s+(.*))?")
 _SENTENCES = frozenset(("if", "reason", "description", "name", "check"))
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\']|\'\')*\'')
+# No sign that YAML could give a meaning to: no colon, quote, bracket, hash, comma or blank.
 _PLAIN = re.compile(r"[A-Za-z0-9_./+][\w./+-]*")
 _MISSPELT = 0.75
 
@@ -50,6 +52,7 @@ def read_attributes(blocks: Sequence[Block], lines: Sequence[str], report: Repor
     read: set[int] = set()
     if blocks and blocks[0].kind == "list" and not blocks[0].children[0].level:
         for item in blocks[0].children:
+            # The first bullet that is none ends the list for good, so that prose below is never read as keys.
             if not _is_attribute(lines[item.line - 1]):
                 break
             read.add(item.line)
@@ -84,6 +87,7 @@ def _is_attribute(line: str) -> bool:
 def _item(item: Block, lines: Sequence[str], report: Report) -> Located:
     first = lines[item.line - 1]
     found = _BULLET.fullmatch(first)
+    # The item's own end counts the blank lines behind it; its blocks do not.
     last = max([item.line, *(block.end_line for block in item.children)])
     if found and last == item.line:
         plain = _single(found, item.line)

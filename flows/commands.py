@@ -25,6 +25,7 @@ SHELLS = frozenset(("bash", "sh", "shell", "zsh", "console", "shell-session", "t
 
 _TRANSCRIPTS = frozenset(("console", "shell-session", "terminal"))
 _PROMPT_SIGN = re.compile(r"^\s*[$%]\s+")
+# What people leave for the reader to fill in, in all the ways the corpus has.
 _PLACEHOLDER = re.compile(
     r"<[A-Za-z][\w .|-]*>|\{\{.*?\}\}|\[(?:[A-Z][A-Za-z0-9_ ]*|N+|[a-z]+ [a-z ]+)\]|(?<![./\w])\.\.\.|…"
     r"|\b(?:YOUR|MY)_\w+|path/to/|\bexample\.(?:com|org)\b|\bxxx+\b",
@@ -156,6 +157,7 @@ def _unknown_word(text: str) -> str:
 def _commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each simple command. ValueError where quotes are open or a word has a grammar of its own."""
     for line in re.sub(r"\\\n", " ", text).split("\n"):
+        # Line by line: a quote that spans lines is a text being written, not a command being run.
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.commenters = "#"
         words: list[str] = []
@@ -165,6 +167,7 @@ def _commands(text: str) -> Iterator[list[str]]:
                 words = []
             elif (not words and word in _KEYWORDS) or (set(word) <= _SIGNS and set(word) & _BRACKETS):
                 raise ValueError(f"{word!r} begins a construct")
+            # Assignments before a program are its environment; alone they run nothing.
             elif words or not _ASSIGNMENT.fullmatch(word):
                 words.append(word)
         yield from [words] if words else []

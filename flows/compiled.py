@@ -10,27 +10,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import keyword
 import re
 import shlex
+import sys
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ValidationError
 
 from workflowmaster import policies
 from workflowmaster.blocks.engine import Engine
-from workflowmaster.flows.asking import Options, plan_of
+from workflowmaster.flows.asking import BadOption, Options, plan_of
 from workflowmaster.flows.folders import write_atomically
+from workflowmaster.flows.inputs import as_text, convert
 from workflowmaster.flows.journey import Fixed, Journey, pin, prepare
 from workflowmaster.flows.looking import out
-from workflowmaster.flows.plan import Noun, Plan
+from workflowmaster.flows.plan import Noun, Plan, canonical
 from workflowmaster.flows.settings import Settings, load
 
 if TYPE_CHECKING:
     import argparse
 
-LOCK_SCHEMA = "workflowmaster/lock/1"
+LOCK_SCHEMA: Final = "workflowmaster/lock/1"
 
 MODULE = '''\
 """{title}: compiled by WorkflowMaster; `{lock}` holds the plan. Renew both with: workflowmaster compile"""
@@ -58,7 +61,7 @@ class StaleLock(ValueError):
 class Lock(Noun):
     """What `compile` writes beside the module."""
 
-    schema_name: str = LOCK_SCHEMA
+    schema_name: Literal["workflowmaster/lock/1"] = LOCK_SCHEMA
     source: str
     """The prompt's path, relative to the lock."""
     sha256: str
@@ -71,6 +74,12 @@ class Lock(Noun):
     policies: dict[str, dict[str, Any]]
     """Policy name → all its fields."""
     policy_hashes: dict[str, str]
+    seal: str = ""
+    """SHA-256 (hex) of all the rest: what was reviewed is what runs."""
+
+    def sealed(self) -> str:
+        """Return the seal that belongs to this content."""
+        return hashlib.sha256(canonical(self.model_dump(mode="json", exclude={"seal"}))).hexdigest()
 
 
 def write(given: argparse.Namespace) -> int:
@@ -96,7 +105,7 @@ def locked(options: Options, settings: Settings, folder: Path) -> Lock:
     plan = plan_of(options, settings, running=False)
     used = sorted({step.policy for step in plan.tasks if step.in_container})
     source = Path(options.prompt)
-    return Lock(
+    lock = Lock(
         source=_relative(source, folder),
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         options=options.model_copy(update={"prompt": source.name, "workspace": "."}),
@@ -106,6 +115,7 @@ def locked(options: Options, settings: Settings, folder: Path) -> Lock:
         policies={name: policies.load(name).model_dump(mode="json") for name in used},
         policy_hashes={name: policies.load(name).hash for name in used},
     )
+    return lock.model_copy(update={"seal": lock.sealed()})
 
 
 def _relative(source: Path, folder: Path) -> str:
@@ -115,10 +125,11 @@ def _relative(source: Path, folder: Path) -> str:
 
 
 def identifier(stem: str) -> str:
-    """Return a file's stem as a Python name, so that the module can be imported and its flow be found by it."""
+    """Return a file's stem as a Python name for module and flow that no other module and nothing in ours has."""
     text = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode().lower()
     name = re.sub(r"[^a-z0-9]+", "_", text).strip("_") or "prompt"
-    return f"prompt_{name}" if name[0].isdigit() else name
+    taken = keyword.iskeyword(name) or name in sys.stdlib_module_names or name in ("prefect", "flow", "deliver_locked")
+    return f"prompt_{name}" if taken or name[0].isdigit() else name
 
 
 def plain(text: str) -> str:
@@ -135,8 +146,8 @@ def read(path: Path) -> Lock:
         raise StaleLock(f"{path} cannot be read as a lock ({type(error).__name__}); {renew}") from error
     source = (path.parent / lock.source).resolve()
     renew = renew.replace("PROMPT", shlex.quote(str(source)))
-    if lock.plan.workflow_hash != lock.workflow_hash:
-        raise StaleLock(f"{path} was edited by hand: its plan does not have the hash it claims; {renew}")
+    if lock.seal != lock.sealed() or lock.plan.workflow_hash != lock.workflow_hash:
+        raise StaleLock(f"{path} was edited by hand: its content does not have the hash it claims; {renew}")
     # A deployment may ship the lock without the prompt; then there is nothing to hold it against.
     if source.exists() and hashlib.sha256(source.read_bytes()).hexdigest() != lock.sha256:
         raise StaleLock(f"{path} is stale: {source} has changed since it was compiled; {renew}")
@@ -149,10 +160,30 @@ def read(path: Path) -> Lock:
 def journey_of(path: Path, *, workspace: str, inputs: dict[str, str]) -> Journey:
     """Prepare a run of a locked plan. StaleLock, or what `prepare` raises."""
     lock = read(path)
-    values = {**lock.options.inputs, **inputs}
+    values = {**lock.plan.input_values, **checked(lock.plan, inputs)}
     options = lock.options.model_copy(update={"workspace": str(Path(workspace).resolve()), "inputs": values})
     fixed = Fixed(lock.plan, lock.images, (path.parent / lock.source).resolve())
     return prepare(options, load(), fixed=fixed)
+
+
+def checked(plan: Plan, given: dict[str, str]) -> dict[str, str]:
+    """Return the values given for a plan's inputs, spelt as steps see them. BadOption for one that cannot be meant."""
+    specs = {spec.name: spec for spec in plan.inputs}
+    values = {}
+    for name, text in given.items():
+        if name not in specs:
+            raise BadOption(f"unknown input {name!r}; known: {', '.join(specs) or 'none'}")
+        try:
+            value = convert(str(text), specs[name].type)
+        except ValueError as error:
+            raise BadOption(f"input {name!r} must be {error}, not {text!r}") from error
+        if specs[name].enum and value not in specs[name].enum:
+            raise BadOption(f"input {name!r} must be one of {', '.join(map(str, specs[name].enum))}, not {text!r}")
+        values[name] = as_text(value)
+    missing = [name for name, spec in specs.items() if spec.required and name not in {*plan.input_values, *values}]
+    if missing:
+        raise BadOption(f"input {', '.join(missing)} is required and has no value")
+    return values
 
 
 async def deliver_locked(path: Path, *, workspace: str, inputs: dict[str, str], workflow_id: str) -> Any:

@@ -30,6 +30,7 @@ MAX_DEPTH = 40
 FAILED = frozenset(("failed", "blocked"))
 """Statuses that `success()` and `failure()` look for."""
 
+# One token holds a whole dotted name, so that its column and length are the finding's.
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<name>[A-Za-z_][\w-]*(?:\.[\w-]+|\[(?:"[^"]*"|'[^']*')\])*)
@@ -151,6 +152,7 @@ def _value(node: Node, seen: _Seen) -> object:
         return all(truth(_value(part, seen)) for part in node.parts)
     if node.operator == "or":
         return any(truth(_value(part, seen)) for part in node.parts)
+    # These look at the steps themselves; all others only at values.
     if node.operator in _STATUS:
         return _STATUS[node.operator](seen.steps)
     return _OPERATORS[node.operator](*(_value(part, seen) for part in node.parts))
@@ -289,6 +291,7 @@ class _Parser:
         return parts[0] if len(parts) == 1 else Call("and", tuple(parts))
 
     def _negation(self) -> Node:
+        # Every way down passes here, so this bounds the whole recursion.
         self._depth += 1
         if self._depth > MAX_DEPTH:
             self._refuse("nested too deep", self._peek(), "split the condition over two steps")

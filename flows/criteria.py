@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workflowmaster.flows.outline import Block, Inline
     from workflowmaster.flows.sections import Part
 
+# Ticks people paste instead of bullets; in one paragraph each begins a line of its own.
 _MARK = re.compile(r"^\s*(?:[✅✔☑✓❌☐•·▪-]️?|:white_check_mark:)\s*")
 
 
@@ -43,7 +44,7 @@ def find_criteria(root: Part) -> list[Wanted]:
     return list(found.values())
 
 
-def test_commands(root: Part) -> Iterator[tuple[Block, str, str, list[str]]]:
+def commands_of_tests(root: Part) -> Iterator[tuple[Block, str, str, list[str]]]:
     """Yield the items of test sections that are commands: the item, its name, its section, the commands."""
     for part in root.walk():
         if part.kind != "tests":
@@ -106,5 +107,6 @@ def _bare_commands(item: Block, words: Inline) -> list[str]:
 
 def _is_all(code: str, text: str) -> bool:
     """Whether a text is the command and at most a remark behind a dash."""
+    # "`make test` - the slow ones" is the command; "look at `make test`" is not.
     rest = text.removeprefix("Run ").removeprefix("run ").removeprefix(code)
     return rest != text and (not rest.strip(" .") or rest.lstrip().startswith(("-", "–", "—", "(", "#")))  # noqa: RUF001 - dashes people write

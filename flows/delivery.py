@@ -17,10 +17,11 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed, Paused
 from prefect.task_engine import run_task_async
 
+from workflowmaster.blocks.borrowing import borrow
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
-from workflowmaster.flows import ending, gates
+from workflowmaster.flows import ending, folders, gates
 from workflowmaster.flows.asking import Options
 from workflowmaster.flows.documents import from_server
 from workflowmaster.flows.execution import StepFailed, host_result, in_git
@@ -92,6 +93,9 @@ async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
         state = await ending.conclude(journey, aborted="it was interrupted")
     except Exception as error:
         journey.crash = error
+        # Whatever it was, nobody works on it any more, and the reason must be found where people look.
+        await asyncio.to_thread(journey.save, journey.state(status="failed", reason=str(error), running=()))
+        journey.audit.append("workflow.finished", status="failed", reason=str(error))
         raise
     finally:
         current.reset(token)
@@ -203,21 +207,37 @@ class Walk:
             return host_result(journey, step, status="failed", reason=str(error))
         journey.inputs[step.id] = commit
         journey.keys[step.id] = result_key(journey, step, tree)
-        state = cast(
-            "State[Any]",  # as `return_type` says
-            await run_task_async(
-                task_for(step, journey),
-                parameters={"step_id": step.id},
-                return_type="state",
-                dependencies={"step_id": self._before(step)},
-            ),
-        )
-        self.states[step.id] = state
+        state = await self._task(step)
+        found = await self._reused(step, await state.aresult()) if state.name == "Cached" else None
+        if state.name == "Cached" and found is None:
+            journey.keys[step.id] = result_key(journey, step, tree, shared=False)
+            state = await self._task(step)
         if state.is_completed():
-            if state.name == "Cached":
-                journey.reused.append(step.id)
-            return await state.aresult()  # type: ignore[no-any-return]
+            return found or await state.aresult()
         return self._failed(step, self.runtime.failures.get(step.id), state)
+
+    async def _task(self, step: Step) -> State[Any]:
+        """Run the step as Prefect's task, with its retries, and return the state it ended in."""
+        state = await run_task_async(
+            task_for(step, self.journey),
+            parameters={"step_id": step.id},
+            return_type="state",
+            dependencies={"step_id": self._before(step)},
+        )
+        self.states[step.id] = cast("State[Any]", state)  # as `return_type` says
+        return self.states[step.id]
+
+    async def _reused(self, step: Step, result: StepResult) -> StepResult | None:
+        """Return a result that came back, with its tree in our store; None if the workflow that made it is gone."""
+        journey = self.journey
+        if result.workflow not in ("", journey.id):
+            onto, lender = journey.inputs[step.id], folders.workflows() / result.workflow
+            commit = await in_git(journey, lambda: borrow(journey.store, lender, result.commit, onto))
+            if commit is None:
+                return None
+            result = result.model_copy(update={"commit": commit, "input_commit": onto})
+        journey.reused.append(step.id)
+        return result
 
     def _before(self, step: Step) -> set[RunInput]:
         """Return the task runs a step follows, for the graph in the UI.

@@ -60,10 +60,12 @@ class Report:
 
     def __init__(self, file: str) -> None:
         self.file = file
+        # A dict keeps the order of discovery and drops the same finding made twice, once for each matrix instance.
         self._found: dict[Diagnostic, None] = {}
 
     def add(self, code: str, message: str, at: Place, *, severity: Severity = "error", help: str = "") -> None:  # noqa: A002 - the word of the JSON contract
         """Note one finding; the same one twice counts once."""
+        # An empty value has no width, but a caret must point at something.
         line, column, end = at
         found = Diagnostic(
             code=code,
@@ -98,6 +100,7 @@ Place = tuple[int, int, int]
 
 def render(diagnostic: Diagnostic, text: str | None) -> str:
     """Return the finding as people read it: the line with a caret below when `text`, the whole file, is given."""
+    # The shape editors' problem matchers know from compilers: `--> file:line:column`.
     spot = f"{diagnostic.file}:{diagnostic.line}:{diagnostic.column}"
     hint, advice = _split_help(diagnostic.help)
     said = [f"{diagnostic.severity} {diagnostic.code}: {diagnostic.message}", f"  --> {spot}"]
@@ -121,6 +124,7 @@ def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return the known word that is most like `word`, or nothing where none is."""
     import difflib
 
+    # Case and `_` against `-` are the commonest slips, and no slip at all to a reader.
     choices = list(known)
     folded = {choice.lower().replace("_", "-"): choice for choice in reversed(choices)}
     found = difflib.get_close_matches(word.lower().replace("_", "-"), folded, n=1, cutoff=cutoff)
@@ -130,6 +134,7 @@ def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 def _split_help(text: str) -> tuple[str, str]:
     if not text.startswith("did you mean"):
         return "", text
+    # The likely word stands beside the caret, where the eye is; the rest goes below.
     hint, mark, advice = text.partition("?")
     return hint + mark, advice.lstrip(" ;")
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from workflowmaster.blocks.engine import Engine, EngineInfo, SandboxUnavailable
 from workflowmaster.flows.looking import out
-from workflowmaster.flows.running import INFRASTRUCTURE, api_url
+from workflowmaster.flows.running import INFRASTRUCTURE
+from workflowmaster.flows.serving import api_url
 from workflowmaster.flows.settings import SettingsError, home, load
 
 if TYPE_CHECKING:

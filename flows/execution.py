@@ -91,6 +91,7 @@ async def run(attempt: Attempt) -> StepResult:
     result = StepResult(
         step=step.id,
         status="failed" if reason else "completed",
+        workflow=journey.id,
         key=journey.keys[step.id],
         attempts=attempt.number,
         exit_code=receipts[-1].exit_code,

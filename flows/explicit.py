@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from workflowmaster.flows.prompts import Prompt
 
 _TITLES = frozenset(("steps", "tasks"))
+# What nobody would write as a heading of prose: one word in lower case, or `word: title`.
 _PLAIN_NAME = re.compile(r"[a-z0-9][\w.-]*(:.*)?")
 _NUMBERED = re.compile(r"(?:(?:step|phase|task|part)\s+)?\d+[.):]?(\s|$)", re.IGNORECASE)
 
@@ -67,6 +68,7 @@ def _is_usable(section: Section, prompt: Prompt) -> bool:
         return True
     titles = [outline.inline(step.title).text for step in section.sections]
     runnable = [any(_runnable(block) for block in step.blocks) for step in section.sections]
+    # Asked after the attributes: one attribute anywhere says that the writer knows this format.
     if any(_NUMBERED.match(title) for title in titles):
         return False
     return all(runnable) or (any(runnable) and all(_PLAIN_NAME.fullmatch(title) for title in titles))
@@ -83,6 +85,7 @@ def _draft(step: Section, section: str, number: int, prompt: Prompt, report: Rep
         step_id = f"step-{number}"
         said = f"the heading has no Latin letters, so the step is called {step_id!r}"
         report.add("WM218", said, place, severity="note", help=f"write `### an-id: {name}` to name it yourself")
+    # Deeper headings structure a long step; they do not end it.
     blocks = [block for part in step.walk() for block in part.blocks]
     fences = read_fences(blocks, step_id, report)
     written = read_attributes(step.blocks, prompt.lines, report)
@@ -91,6 +94,7 @@ def _draft(step: Section, section: str, number: int, prompt: Prompt, report: Rep
     read = validate(StepAttributes, written, report)
     work, check = fences.work, _written_check(read, fences, report) or fences.check
     kind = _kind(step_id, read, fences, place, report)
+    # A check alone is the step's work; there is nothing left to check afterwards.
     if kind == "check":
         work, check = check, None
     source = Source(line=step.line, end_line=_last_line(step, prompt), section=outline.inline(section).text)

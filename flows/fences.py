@@ -31,7 +31,8 @@ LANGUAGES: dict[str, Interpreter] = {
 }
 """Words behind the opening marks that make a fence work, and what runs it."""
 
-_FILLERS = frozenset(("command", "code", "work", "run"))
+
+# Only `{{ name }}`: Go templates (`{{.Names}}`) and doubled braces of format strings are the script's own.
 _PLACEHOLDER = re.compile(r"\$?\{\{-?\s*[A-Za-z_][\w.\[\]'\"-]*(?:\s*\|[^}]*)?\s*-?\}\}")
 
 
@@ -76,6 +77,7 @@ def read_fences(blocks: Sequence[Block], step: str, report: Report) -> Fences:
 
 
 def _language(fence: Block) -> str:
+    # The first word only: pflow writes `shell command` and `python code`, runme puts braces right behind it.
     return re.split(r"[\s{]", fence.info, maxsplit=1)[0].lower()
 
 

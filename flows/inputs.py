@@ -77,6 +77,7 @@ def _spec(name: str, keys: InputKeys, front: Read[FrontMatter], report: Report) 
     place = front.located.key("inputs", name)
     if not is_value_name(name):
         report.add("WM318", f"{name!r} cannot name an input", place, help="a word of letters, digits, `_` and `-`")
+    # The spelling, not YAML's number: a default of 3.10 for a string is the text 3.10.
     written = front.located.texts["inputs"][name]
     given = written.get("default") if isinstance(written, dict) else written
     default: Plain | None = None

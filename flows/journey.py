@@ -204,6 +204,9 @@ def prepare(
     limits = {step.id: effective(step, settings) for step in plan.tasks}
     engine = Engine()
     images = fixed.images if fixed else pin(plan, engine)
+    if not (fixed or resume):
+        # As the compiler has read them: typed, and with the defaults of those that were not given.
+        options = options.model_copy(update={"inputs": plan.input_values})
     folder = resume or folders.create(folders.new_id())
     with _undone(folder, new=resume is None) as lock:
         if resume:
@@ -260,15 +263,13 @@ def keep(journey: Journey, record: Record) -> None:
 @contextlib.contextmanager
 def _undone(folder: Folder, *, new: bool) -> Iterator[IO[str]]:
     """Hold the workflow's claim; give it back, and the folder away if it is new, should the preparation fail."""
-    lock = claim(folder)
     try:
-        yield lock
+        with contextlib.ExitStack() as held:
+            yield held.enter_context(claim(folder))
+            held.pop_all()
     except BaseException:
-        lock.close()
         if new:
-            import shutil
-
-            shutil.rmtree(folder.path, ignore_errors=True)
+            remove_tree(folder.path)
         raise
 
 
@@ -284,8 +285,12 @@ def claim(folder: Folder, *, write: bool = True) -> IO[str]:
         raise NeedsPerson(f"{folder.id} is being worked on by {holder}; wait for it or stop it first") from error
     if write:
         file.truncate(0)
-        file.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+        try:
+            file.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            file.flush()
+        except OSError:
+            file.close()
+            raise
     return file
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.output import tail
-from workflowmaster.flows import folders, journey, report, running
+from workflowmaster.flows import folders, journey, report, running, serving
 from workflowmaster.flows.asking import BadOption, Options, inputs, plan_of
 from workflowmaster.flows.audit import AuditLog
 from workflowmaster.flows.folders import Folder, write_atomically
@@ -95,7 +95,7 @@ def _go(options: Options, settings: Settings, given: argparse.Namespace, folder:
     # Until the flow runs there is nothing to end in order: stopping is the same however it is asked for.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
-        own = stack.enter_context(running.server())
+        own = stack.enter_context(serving.server())
         opened: Journey = prepare(options, settings, resume=folder)
         progress = stack.enter_context(Progress(opened.plan, quiet=given.quiet))
         if given.verbose:

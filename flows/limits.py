@@ -66,6 +66,7 @@ def standing(front: Read[FrontMatter], options: Options, report: Report) -> Stan
     written = front.keys.security_policy
     if written is None or not _exists(written, folders, front.at("security-policy"), report):
         # Nobody wrote a policy: what the operator insists on is simply the policy.
+        # A prompt that names no policy has nothing to be tightened.
         return Standing(floor or default, floor, floor or default, folders)
     both = Standing(written, floor, written, folders)
     workflow = both.effective(written)
@@ -83,6 +84,7 @@ def step_policy(read: Read[StepAttributes], standing: Standing, report: Report) 
     written = read.keys.security_policy
     if written is None or not _exists(written, standing.folders, read.at("security-policy"), report):
         return standing.workflow, ""
+    # Judged against the file's word, not the operator's: `--policy` must not turn a sound prompt into a faulty one.
     looser = standing.stricter(standing.file, written) != written
     if looser and not read.keys.reason.strip():
         report.add(
@@ -97,6 +99,7 @@ def step_policy(read: Read[StepAttributes], standing: Standing, report: Report) 
 def timeout(read: Read[StepAttributes], kind: Kind, policy: SecurityPolicy, context: Context) -> float:
     """Return a step's wall time in seconds. Reports one above the policy's maximum."""
     written, most = read.keys.timeout_minutes, float(policy.wall_seconds_max)
+    # No container, no policy over its time: a person may take days to approve.
     if kind in _HOST_KINDS:
         return written or context.options.default_timeout_seconds
     if written is not None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workflowmaster.flows.diagnostics import Place, Report
     from workflowmaster.flows.explicit import Draft
 
+# Two matrices of a thousand that need each other would be a million: seconds to order, megabytes to store.
 MAX_EDGES = 200_000
 """Most dependencies of a plan, instances counted."""
 _SHOWN = 12
@@ -43,6 +44,7 @@ def link(families: Mapping[str, Family], context: Context) -> dict[str, tuple[st
     """
     needs = {name: _needs(family.draft, families, context) for name, family in families.items()}
     owners = {instance: name for name, family in families.items() for instance in family.ids}
+    # Steps, not instances: the graph stays as small as the file.
     graph = {name: tuple(dict.fromkeys(owners[need] for need in wanted)) for name, wanted in needs.items()}
     if cycle := find_cycle(graph):
         _report_cycle(cycle, families, context.report)
@@ -87,6 +89,7 @@ def _needs(draft: Draft, families: Mapping[str, Family], context: Context) -> tu
 
 
 def _resolve(word: str, families: Mapping[str, Family]) -> tuple[str, ...]:
+    # `needs: Build it` names the heading as it is written.
     for name in (word, slug(word)):
         if name in families:
             return families[name].ids
@@ -118,6 +121,7 @@ def _condition(draft: Draft, families: Mapping[str, Family], before: frozenset[s
     if not text:
         return
     line, column, _ = draft.read.at("if")
+    # Inside quotes the condition begins one column later than its value.
     column += 1 if draft.read.located.texts["if"] != context.prompt.lines[line - 1][column - 1 :].strip() else 0
     try:
         condition = parse_condition(text, file=context.report.file, line=line, column=column)

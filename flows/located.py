@@ -56,6 +56,7 @@ class Located:
 
 def scalar(text: str) -> str | float | bool | None:
     """Return what an unquoted word stands for: null, true or false, a number, or else the word (YAML 1.2's core)."""
+    # YAML 1.2's core schema: `yes`, `on`, dates and `1:30` are words, as their writers mean them.
     if text in _WORDS:
         return _WORDS[text]  # type: ignore[return-value]
     if _INT.fullmatch(text):
@@ -124,6 +125,7 @@ class _Builder:
 
     def _place(self, event: Any) -> Place:
         start, end = event.start_mark, event.end_mark
+        # A value over several lines is pointed at by its beginning.
         last = end.column if end.line == start.line else start.column + 1
         return (self._line + start.line, start.column + 1, max(last, start.column + 1) + 1)
 
@@ -169,6 +171,7 @@ class _Builder:
         if name in self._open[-1][0]:
             first = self._located.keys[(*self._path, name)][0]
             place = self._place(event)
+            # The last one would silently win, and the first is the one the reader sees.
             self._report.add("WM108", f"key {name!r} is written twice, first in line {first}", place, help="keep one")
             return False
         self._path.append(name)

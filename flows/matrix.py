@@ -35,6 +35,7 @@ def instances(read: Read[StepAttributes], step: str, report: Report) -> list[dic
             report.add("WM316", f"the matrix of step {step!r} has no axis", read.at("matrix"), help="name: [value, …]")
         return [{}]
     axes = {name: _axis(name, value, read, report) for name, value in written.items() if name not in _LISTS}
+    # Counted before it is made: ten axes of ten are ten thousand million instances.
     count = 1
     for values in axes.values():
         count *= max(1, len(values))
@@ -94,6 +95,7 @@ def _include(found: list[dict[str, str]], entries: list[dict[str, str]], axes: f
         if alike and len(shared) < len(entry):
             for index in alike:
                 result[index] = {**result[index], **entry}
+        # An entry that agrees with an instance in everything adds nothing.
         elif not alike:
             result.append(entry)
     return result

@@ -36,6 +36,7 @@ def step_name(heading: str) -> tuple[str, str]:
 
 def slug(text: str) -> str:
     """Return a text as an id: lower case, ASCII letters, digits, `_` and single hyphens, at most 60 characters."""
+    # Ids end in container names, file names and variables: ASCII is what all of them take.
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:_MAX_ID].rstrip("-_")
 

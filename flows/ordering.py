@@ -25,6 +25,7 @@ def in_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
     for name, wanted in missing.items():
         for other in wanted:
             followers[other].append(name)
+    # Positions instead of names in the heap: ties are broken by the page, never by spelling.
     ready = [position[name] for name, wanted in missing.items() if not wanted]
     ordered: list[str] = []
     while ready:

@@ -28,6 +28,7 @@ _CONTAINERS: dict[str, BlockKind] = {
     "table_open": "table",
 }
 _LEAVES: dict[str, BlockKind] = {"fence": "fence", "code_block": "fence", "html_block": "html", "hr": "rule"}
+# The parser says where a fence stops, but not whether somebody closed it.
 _CLOSING_FENCE = re.compile(r"[\s>]*(`{3,}|~{3,})\s*")
 _CHECKBOX = re.compile(r"\[[ xX]\]\s+")
 
@@ -99,6 +100,7 @@ def parse(text: str) -> tuple[Block, ...]:
     lines = text.split("\n")
     stack: list[list[Block]] = [[]]
     opened: list[Token] = []
+    # A stack of our own instead of recursion: the nesting of a prompt is its writer's choice.
     tokens = _parser().parse(text)
     for index, token in enumerate(tokens):
         if token.type in _CONTAINERS:
@@ -117,6 +119,7 @@ def parse(text: str) -> tuple[Block, ...]:
 def sections(blocks: Sequence[Block], last_line: int) -> Section:
     """Return the tree of headings over the blocks."""
     headings = [(index, block) for index, block in enumerate(blocks) if block.kind == "heading"]
+    # Headings inside lists and quotes are other people's: only the top level makes sections.
     starts = [index for index, _ in headings] + [len(blocks)]
     flat = [
         (heading, tuple(blocks[index + 1 : following]))
@@ -202,6 +205,7 @@ def _lines(token: Token) -> tuple[int, int]:
 def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
+    # Tables are no CommonMark, but their pipes would otherwise be read as paragraphs with back-ticks.
     return MarkdownIt("commonmark", {"maxNesting": 30}).enable("table").disable(["inline", "text_join"])
 
 

@@ -42,8 +42,8 @@ class Tree:
     path: Path
     commit: str = ""
     """Commit it is known to hold; empty once code of a step may have changed it."""
-    heir: str = ""
-    """Step that is parked on it already and goes next."""
+    line: list[str] = field(default_factory=list)
+    """Steps it is promised to, in the order in which they will work: each needs the one before it."""
 
 
 @dataclass
@@ -69,16 +69,13 @@ class Trees:
         if step.id in self.held:
             return self.held[step.id]
         tree = self._inherited(step) or (self.free.pop() if self.free else self._new())
+        tree.line.append(step.id)
         self.held[step.id] = tree
         return tree
 
     def _inherited(self, step: Step) -> Tree | None:
-        for need in step.needs[:1]:
-            tree = self.held.get(need)
-            if tree and not tree.heir:
-                tree.heir = step.id
-                return tree
-        return None
+        tree = self.held.get(step.needs[0]) if step.needs else None
+        return tree if tree and tree.line[-1] == step.needs[0] else None
 
     def _new(self) -> Tree:
         self.made += 1
@@ -87,12 +84,12 @@ class Trees:
         return Tree(path)
 
     def release(self, step_id: str) -> None:
-        """Take a step's directory back; it goes to its heir, if it has one."""
+        """Take a step's directory back; it stays with those that are next in its line, if there are any."""
         tree = self.held.pop(step_id, None)
         if tree is None:
             return
-        tree.heir = ""  # whoever was heir holds it now, or it was the heir that left
-        if tree not in self.held.values():
+        tree.line.remove(step_id)
+        if not tree.line:
             self.free.append(tree)
 
 

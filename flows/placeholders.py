@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ALLOWED = frozenset(("image", "name", "env", "description"))
 """Keys whose values may hold placeholders."""
 
+# `${{ … }}` is what hands used to GitHub Actions type; it means the same here.
 _HOLE = re.compile(r"\$?\{\{\s*(.*?)\s*\}\}")
 
 
@@ -41,6 +42,7 @@ def fill(text: str, values: Values, place: Place, report: Report) -> str:
         known, name = _find(found[1], values)
         if name in known:
             filled = known[name]
+            # Without a value the text stays as it is: `check` knows no inputs, and must not invent one.
             return found[0] if filled is None else filled
         advice = did_you_mean(name, known) or (f"known: {', '.join(known)}" if known else "none is defined")
         report.add("WM310", f"{found[0]} stands for nothing known", place, help=advice)

@@ -48,6 +48,7 @@ def place(found: Sequence[Item], stray: Sequence[Item], requests: int) -> Placed
     for item in found:
         one = replace(item, meaning="implementation") if subject and item.meaning in _SUBJECT else item
         task = TASK_OF.get(one.meaning, "5")
+        # After the review even a push is a follow-up: it cannot be part of the pull request that was reviewed.
         if reached == "9" or (reached == "8" and task < "8"):
             task = "9"
         elif task == "4" and built:

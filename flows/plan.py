@@ -240,6 +240,8 @@ class StepResult(Noun):
     schema_version: Literal[1] = 1
     step: str
     status: StepStatus
+    workflow: str = ""
+    """Workflow that did the work; with `cache: true` it may be another one, and its commit lies in that one's store."""
     key: str
     """Result key: workflow id and the hash of all that can change the outcome."""
     attempts: int = 1

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 4 * 1024 * 1024
 """Largest prompt; a hundred times the largest seen."""
 
+# Tab, line ends and escape are let through: escape is shown as a replacement sign, and logs are pasted with it.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _FENCE = re.compile(r"---[ \t]*")
@@ -73,6 +74,7 @@ def read(path: Path) -> Prompt:
     shown = str(path)
     try:
         with path.open("rb") as file:
+            # One byte more than allowed tells a large file from one of just that size, without reading all of it.
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         advice = "check the path; it is relative to the folder you are in"
@@ -96,6 +98,7 @@ def parse(data: bytes, path: str) -> Prompt:
         raise _refusal(
             path, "WM104", "the file is empty", "write what is to be done, or `## Steps` with `### name` each"
         )
+    # Mended before anything is parsed: a doubled non-breaking space would split headings and bullets.
     text, first_mended = repair(text)
     lines = tuple(text.split("\n"))
     if first_mended:
@@ -107,6 +110,7 @@ def parse(data: bytes, path: str) -> Prompt:
             help="save the file as UTF-8 so that everybody reads the same",
         )
     front, body_line = _front_matter(lines, report)
+    # Front matter that cannot be read may hold the policy, so nothing below it is worth compiling.
     if report.failed:
         raise PromptError(*report.diagnostics)
     # Blank lines stand for the front matter, so that the parser's line numbers are the file's.
@@ -146,6 +150,7 @@ def _decode(data: bytes, path: str) -> str:
         line = text.count("\n", 0, found.start()) + 1
         message = f"this is a binary file: control character 0x{ord(found[0]):02x}"
         raise _refusal(path, "WM103", message, "a prompt is a Markdown text", line)
+    # CommonMark counts all three line ends; our own line numbers must agree with it.
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -85,6 +85,7 @@ def _review_alone(placed: Placed) -> Placed:
     """Keep the review a task of its own unless other work follows it; and keep a review where only that was found."""
     after = placed.children.get(_REVIEW, [])
     reviews = [item for item in after if item.meaning == "review"]
+    # With no other work behind it, the task itself is the review; a child would only repeat it.
     if after and len(after) == len(reviews) == 1:
         children = {task: items for task, items in placed.children.items() if task != _REVIEW}
         return replace(placed, children=children, mapped={**placed.mapped, _REVIEW: reviews})
@@ -110,7 +111,7 @@ def _children(placed: Placed, root: Part, criteria: list[Wanted]) -> dict[str, l
 def _test_commands(root: Part, known: list[Child]) -> list[Child]:
     lines = {line for child in known for line in range(child.item.line, child.item.end_line + 1)}
     made = []
-    for block, name, section, commands in wanted.test_commands(root):
+    for block, name, section, commands in wanted.commands_of_tests(root):
         if block.line not in lines:
             item = Item(
                 shortened(name),

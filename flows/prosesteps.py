@@ -117,6 +117,7 @@ class Maker:
             if script.refusal and _language(fence) in SHELLS:
                 said = f"this fence is shown to the agent and not run: {script.refusal}"
                 self.context.report.add("WM504", said, self.context.prompt.place(fence.line), severity="note")
+        # All or nothing: running half of what a step shows would be neither its work nor the agent's.
         if good and len(good) == sum(_language(fence) in SHELLS for fence in fences):
             danger = next((script.danger for _, script in good if script.danger), "")
             self._flag(danger, good[0][0].line)

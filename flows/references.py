@@ -28,6 +28,7 @@ _BRANCH = re.compile(
     r"\bbranch\b[^`\n]{0,20}`([\w./-]+)`|\bbranch(?:\s*name)?\**:\s*\**`?([\w.-]+/[\w./-]+)", re.IGNORECASE
 )
 _CODE = re.compile(r"`([^`\n]+)`")
+# A dot with letters behind it, or a folder: `pytest -q` and `v1.2` are no files.
 _FILE = re.compile(r"@?(?:[\w.@-]+/)*[\w@-][\w.-]*\.[A-Za-z][A-Za-z0-9]{0,5}|(?:[\w.@-]+/){2,}|\.[\w-]+(?:/[\w.-]+)*/")
 _PROMPT = re.compile(r"\bprompt(?:\s+file)?\**:\s*\**`?([\w./-]+\.md)", re.IGNORECASE)
 _PROGRAM_WORD = re.compile(r"\w+\.(?:com|org|io|net|dev)$")
@@ -53,6 +54,7 @@ def find_references(lines: list[Line], issue: str = "", issue_line: int = 1) -> 
     found: dict[tuple[str, str], Reference] = {}
     if issue.isdigit():
         found["issue", issue] = Reference(kind="issue", value=issue, line=issue_line)
+    # Collected first, because "PR #7" may come after the first bare "#7".
     requests = {value for _, text in lines for value in _values(_REQUEST, text)}
     for line, text in lines:
         for kind, value in _mentions(text, requests):

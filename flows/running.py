@@ -1,4 +1,4 @@
-"""From a prepared run to its end: the server, Prefect's import, the flow run, and what the process answers.
+"""From a prepared run to its end: Prefect's import, the flow run, and what the process answers.
 
 The order is the order of speed. A temporary server takes seconds to start, so it is started first and everything else
 happens meanwhile; Prefect's import is the next longest, and is done with the garbage collector off, because collecting
@@ -8,29 +8,22 @@ among half a million new objects that all stay costs 0.4 s a run.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
-import os
 import signal
-import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from workflowmaster.flows import embedded
-from workflowmaster.flows.embedded import EmbeddedServer
+from workflowmaster.flows import embedded, serving
 from workflowmaster.flows.journey import Journey, keep
 from workflowmaster.flows.parking import Parking
 from workflowmaster.flows.scheduling import ReadyQueue
-from workflowmaster.flows.settings import home
 from workflowmaster.flows.sweeping import sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from prefect.client.schemas.objects import FlowRun
 
+    from workflowmaster.flows.embedded import EmbeddedServer
     from workflowmaster.flows.state import WorkflowState
     from workflowmaster.flows.watching import Watcher
 
@@ -40,63 +33,20 @@ EXITS = {"completed": 0, "partial": 1, "failed": 1, "aborted": 1, "waiting": 3, 
 INFRASTRUCTURE = 4
 
 
-def api_url() -> str:
-    """Return the server the user has configured, by variable or in Prefect's active profile; empty if there is none.
-
-    Read without importing Prefect: whether to start a server of our own is decided long before that.
-    """
-    given = os.environ.get("PREFECT_API_URL")
-    if given is not None:
-        return given
-    place = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
-    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", place / "profiles.toml"))
-    try:
-        known = tomllib.loads(profiles.read_text())
-    except (OSError, tomllib.TOMLDecodeError):
-        return ""
-    active = os.environ.get("PREFECT_PROFILE", known.get("active", ""))
-    return str(known.get("profiles", {}).get(active, {}).get("PREFECT_API_URL", ""))
-
-
-@contextlib.contextmanager
-def server() -> Iterator[EmbeddedServer | None]:
-    """Provide a Prefect server for what follows: the configured one, or a temporary one of our own.
-
-    Call `ready` before the first use of Prefect. Sets this process's environment, which Prefect reads at its import.
-    """
-    os.environ.setdefault("PREFECT_LOCAL_STORAGE_PATH", str(home() / "results"))
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    if api_url():
-        if not Path("~/.prefect").expanduser().exists():
-            # Prefect would make that folder for its own bookkeeping; we write only where we keep everything.
-            os.environ.setdefault("PREFECT_HOME", str(home() / "prefect"))
-        yield None
-        return
-    os.environ.update(embedded.environment(home()))
-    # The database holds everything a run prints and is asked.
-    (home() / "prefect").mkdir(parents=True, exist_ok=True, mode=0o700)
-    own = EmbeddedServer(home()).start()
-    os.environ["PREFECT_API_URL"] = own.url
-    try:
-        yield own
-    finally:
-        del os.environ["PREFECT_API_URL"]
-        own.stop()
-
-
 def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> WorkflowState:
     """Run a prepared journey to its end and return the state it left. KeyboardInterrupt after an orderly stop."""
     folder = journey.folder
     try:
         _set_off(journey, watcher, own)
-        asyncio.run(_until_done(journey))
+        with serving.trouble():
+            asyncio.run(_until_done(journey))
+            if journey.crash:
+                raise journey.crash
     finally:
         if not journey.begun:
             journey.abandon()
         if own:
             _drain()
-    if journey.crash:
-        raise journey.crash
     if journey.interrupted:
         raise KeyboardInterrupt
     return folder.state()

@@ -81,19 +81,26 @@ class ReadyQueue:
         return self._after[step_id]
 
     def upcoming(self, running: Iterable[str], limit: int) -> list[Step]:
-        """Return the steps to prepare for: the ready ones, then those that wait only for running ones."""
-        names = [name for _, name in heapq.nsmallest(limit, self._heap)]
-        if len(names) < limit:
-            names += self._next_after(set(running), limit - len(names))
-        return [self._steps[name] for name in names]
+        """Return the steps to prepare for, most urgent first: the ready ones, then what would be ready after those.
 
-    def _next_after(self, running: set[str], limit: int) -> list[str]:
-        waits: dict[str, int] = {}
+        It plays the run forward as if everything that runs and everything it has named ended well.
+        """
+        heap = heapq.nsmallest(limit, self._heap)
+        left: dict[str, int] = {}
         for name in running:
-            for follower in self._after[name]:
-                waits[follower] = waits.get(follower, 0) + 1
-        soon = [name for name, count in waits.items() if self._open[name] == count]
-        return heapq.nsmallest(limit, soon, key=self._rank.__getitem__)
+            self._play(name, left, heap)
+        chosen: list[Step] = []
+        while heap and len(chosen) < limit:
+            name = heapq.heappop(heap)[1]
+            chosen.append(self._steps[name])
+            self._play(name, left, heap)
+        return chosen
+
+    def _play(self, ended: str, left: dict[str, int], heap: list[tuple[tuple[float, int, int], str]]) -> None:
+        for name in self._after[ended]:
+            left[name] = left.get(name, self._open[name]) - 1
+            if left[name] == 0:
+                heapq.heappush(heap, (self._rank[name], name))
 
 
 def blocked_by(step: Step, ended: Mapping[str, bool]) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ def front_matter_schema() -> dict[str, Any]:
     step = StepAttributes.model_json_schema(by_alias=True)
     definitions = {**step.pop("$defs", {}), **made.pop("$defs", {}), "Step": step}
     for owner in (made, step):
+        # Offered, not required: a person's own policies are known only on their machine.
         owner["properties"]["security-policy"] = {
             "anyOf": [{"enum": list(available())}, {"type": "string"}],
             "default": "standard" if owner is made else None,

@@ -1,8 +1,9 @@
 """Prose as parts: headings and bold labels, each with what it says its content is.
 
 A bold line with a list below it is a heading in all but marks, and real prompts use it as one, as they use a bare
-"Requirements:"; so these make parts too. A heading nobody knows says nothing and takes its meaning from the part it stands in. The
-first heading is the prompt's title and means nothing by itself ("Test Enhancement for …" is not a test section).
+"Requirements:"; so these make parts too. A heading nobody knows says nothing and takes its meaning from the part it
+stands in. The first heading is the prompt's title and means nothing by itself ("Test Enhancement for …" is no test
+section).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from workflowmaster.flows import outline
 from workflowmaster.flows.outline import Block, Inline, Section
-from workflowmaster.flows.vocabulary import SectionKind, section_kind, vocabulary
+from workflowmaster.flows.vocabulary import SectionKind, is_section_name, section_kind, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,8 +23,6 @@ _TITLE_IN_FENCE = re.compile(r"^# +\S", re.MULTILINE)
 _SECTION_IN_FENCE = re.compile(r"^## +\S", re.MULTILINE)
 _STICKY: frozenset[SectionKind | None] = frozenset(("success", "risks"))
 """Kinds whose subsections keep them: "Core requirements" below success criteria are no requirements."""
-_LONGEST_LABEL = 4
-"""Words a plain line may have to be taken for a heading; longer ones are sentences that introduce a list."""
 _MARKDOWN = frozenset(("markdown", "md"))
 
 
@@ -86,6 +85,7 @@ def _part(section: Section, inherited: SectionKind | None, title: Section | None
     words = outline.inline(section.title).text
     whole = section is title or not section.level
     numbered = vocabulary().phase.fullmatch(words)
+    # "Phase 5: Testing" is a phase first; what it is about is asked where its items are read.
     known = None if numbered or whole else section_kind(words)
     if inherited in _STICKY:
         known = inherited
@@ -106,27 +106,39 @@ def _part(section: Section, inherited: SectionKind | None, title: Section | None
 
 
 def _split_labels(blocks: Sequence[Block], kind: SectionKind) -> tuple[tuple[Block, ...], tuple[Part, ...]]:
-    """Return the blocks before the first bold label, and a part for each label."""
-    starts = [index for index, block in enumerate(blocks) if _is_label(blocks, index)]
-    if not starts:
-        return tuple(blocks), ()
-    parts = []
-    for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True):
-        found = outline.inline(blocks[start].text)
-        words = found.lead or found.text.rstrip(" :")
-        known = section_kind(words)
-        parts.append(
-            Part(
-                title=words,
-                kind=known or kind,
-                line=blocks[start].line,
-                end_line=blocks[end - 1].end_line,
-                blocks=tuple(blocks[start + 1 : end]),
-                label=True,
-                own_kind=known is not None,
-            )
-        )
-    return tuple(blocks[: starts[0]]), tuple(parts)
+    """Return the blocks that stand under no bold label, and a part for each label.
+
+    A label names the list below it and what goes with that; the next paragraph is about something else again.
+    """
+    own: list[Block] = []
+    parts: list[Part] = []
+    index = 0
+    while index < len(blocks):
+        if not _is_label(blocks, index):
+            own.append(blocks[index])
+            index += 1
+            continue
+        end = index + 1
+        while end < len(blocks) and blocks[end].kind != "paragraph":
+            end += 1
+        parts.append(_label(blocks[index], blocks[index + 1 : end], kind))
+        index = end
+    return tuple(own), tuple(parts)
+
+
+def _label(block: Block, content: Sequence[Block], kind: SectionKind) -> Part:
+    found = outline.inline(block.text)
+    words = found.lead or found.text.rstrip(" :")
+    known = section_kind(words)
+    return Part(
+        title=words,
+        kind=known or kind,
+        line=block.line,
+        end_line=content[-1].end_line,
+        blocks=tuple(content),
+        label=True,
+        own_kind=known is not None,
+    )
 
 
 def _is_label(blocks: Sequence[Block], index: int) -> bool:
@@ -139,4 +151,5 @@ def _is_label(blocks: Sequence[Block], index: int) -> bool:
     words = outline.inline(block.text)
     if words.lead:
         return words.rest.strip(" :") == ""
-    return words.text.endswith(":") and len(words.text.split()) <= _LONGEST_LABEL and section_kind(words.text) is not None
+    # "The implementation involved:" introduces its list; "Requirements:" is its heading.
+    return words.text.endswith(":") and is_section_name(words.text)

@@ -60,6 +60,7 @@ def sequence(tasks: Mapping[str, Sequence[Node]], texts: Mapping[str, str]) -> W
     for node in nodes:
         for number, is_phase in _written(node.item):
             targets = _targets(number, node, nodes, is_phase=is_phase)
+            # A task never waits for a later one: the skeleton's own order would make that a circle.
             good = [target.id for target in targets if rank[target.id][0] <= rank[node.id][0]]
             needs[node.id].update(dict.fromkeys(good))
             if len(good) < max(1, len(targets)):

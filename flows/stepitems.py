@@ -8,23 +8,27 @@ sections loses those of the lesser kind as steps of their own. They are still in
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workflowmaster.flows import outline
+from workflowmaster.flows.outline import Inline, is_checkbox
 from workflowmaster.flows.sections import Part, is_quotation, items
 from workflowmaster.flows.vocabulary import is_imperative, meaning, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from workflowmaster.flows.outline import Block, Inline
+    from workflowmaster.flows.outline import Block
     from workflowmaster.flows.vocabulary import Meaning
 
 _NEVER = frozenset(("success", "risks", "references", "context", "notes", "quotation"))
 """Kinds of sections in which a numbered heading is no step."""
 _ASIDES = frozenset(("notes", "risks"))
 """Kinds of subsections that say nothing about the step they happen to stand under."""
+_TICKED = re.compile(r"\[[xX]\]\s")
+_TASK_MARKS = re.compile(r"T\d{2,4}\s+(?:\[[A-Z]{1,3}\d*\]\s*)*")
 _MAX_NAME = 90
 
 
@@ -67,7 +71,8 @@ class _Place:
 
 def find_items(root: Part) -> list[Item]:
     """Return the items of the best source of steps, in document order; none where the prompt lists nothing to do."""
-    found = [[item for item in source(root) if _asks(item)] for source in _SOURCES]
+    # Labels are read after what stands under no label, so the page's order is put right here.
+    found = [sorted(filter(_asks, source(root)), key=lambda item: item.line) for source in _SOURCES]
     best = next((index for index, some in enumerate(found) if some), None)
     if best is None:
         return []
@@ -84,6 +89,7 @@ def _filled(chosen: list[Item], others: Sequence[list[Item]]) -> list[Item]:
     "Create issue, create branch, group fixes, test, document, create PR" is an outline of how to work; what is to be
     worked on then stands in the phases or the plan.
     """
+    # One piece of work among retold tasks is the umbrella ("group fixes") for work listed elsewhere.
     own = [item for item in chosen if _is_work(item)]
     retold = [item for item in chosen if item.meaning in ("issue", "branch", "pull_request", "review", "followup")]
     if len(own) > 1 or len(retold) < 2:
@@ -161,6 +167,7 @@ def _below_phase(root: Part, part: Part) -> bool:
 
 def _items_of(part: Part, place: _Place, *, is_root: bool = False) -> Iterator[Item]:
     """Yield the items of a section of steps: of its parts where these are steps, else of its lists."""
+    # Below the section itself any heading may be a step; below a step only one that says so.
     steps = [child for child in part.parts if _is_step(child, named=is_root)]
     yield from _list_items(part.blocks, place, ordered=None if is_root and not steps else True)
     for child in part.parts:
@@ -220,34 +227,43 @@ def _list_items(blocks: Sequence[Block], place: _Place, *, ordered: bool | None)
     if ordered is None:
         ordered = any(block.ordered for block in lists)
     for index, block in enumerate(blocks):
-        if block.kind == "list" and (block.ordered == ordered or (ordered and _is_checklist(block))):
-            before = blocks[index - 1] if index else None
+        before = blocks[index - 1] if index else None
+        ticked = ordered and _is_checklist(block) and (before is None or before.kind == "list")
+        if block.kind == "list" and (block.ordered == ordered or ticked):
             parallel = block.line if _is_parallel(f"{place.section} {_lead_in(before)}") else 0
             for item, words in items(block):
                 if words.text:
-                    yield _list_item(item, words, place, parallel)
+                    own, beside = _unmarked(words)
+                    yield _list_item(item, own, place, block.line if beside else parallel)
+
+
+def _unmarked(words: Inline) -> tuple[Inline, bool]:
+    """Return an item without the marks of a spec-kit task list (`T012 [P] [US1]`), and whether `[P]` is among them."""
+    marks = _TASK_MARKS.match(words.text)
+    if not marks:
+        return words, False
+    text = words.text[marks.end() :]
+    return Inline(text, "", text, words.codes), "[P]" in marks[0]
 
 
 def _is_checklist(block: Block) -> bool:
-    """Whether every bullet is a box to tick: such bullets are things to do, like numbered ones."""
+    """Whether every bullet is a box to tick.
+
+    Right below a heading such bullets are things to do, like numbered ones; below a sentence they are what it is about.
+    """
     firsts = [item.first("paragraph") for item in block.children]
     return bool(firsts) and all(first is not None and is_checkbox(first.text) for first in firsts)
 
 
 def _list_item(item: Block, words: Inline, place: _Place, parallel: int) -> Item:
-    # Task lists of spec-kit: "T012 [P] [US1] Do it"; [P] may run beside its neighbours.
-    marks = _TASK_MARKS.match(words.text)
-    if marks and marks[0]:
-        text = words.text[marks.end() :]
-        words = Inline(text, "", text, words.codes)
-        parallel = parallel or (item.line - item.line % 1 if False else 0)
     paragraph = item.first("paragraph")
     blocks = tuple(block for block in item.children if block is not paragraph)
     lines = [block.end_line for block in item.walk() if block.kind != "item"]
     return Item(
         name=shortened(words.lead or words.text),
         text=words.rest if words.lead else words.text,
-        meaning=_meaning(words, place),
+        # A box somebody ticked is work that has been done.
+        meaning="nothing" if paragraph and _TICKED.match(paragraph.text) else _meaning(words, place),
         line=item.line,
         end_line=max([item.line, *lines]) if item.children else item.line,
         section=place.section,
@@ -262,6 +278,7 @@ def _list_item(item: Block, words: Inline, place: _Place, parallel: int) -> Item
 
 def _meaning(words: Inline, place: _Place) -> Meaning:
     """Return an item's meaning: of its lead, else of its sentence, else of the heading above."""
+    # The lead is the writer's own summary; the sentence only decides where the lead says nothing.
     for text in (words.lead, words.rest):
         found = meaning(text) if text else "unknown"
         if found != "unknown":

@@ -27,6 +27,7 @@ _FORGE_PHASES: Mapping[str | None, Phase] = {
     "create-pull-request": "pull_request_creation",
     "create-issue": "issue_creation",
 }
+# Only what can be told without an engine; whether the image exists is found out before a run.
 _IMAGE = re.compile(r"[a-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?", re.IGNORECASE)
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_][A-Za-z0-9._-]*(:\d{1,5})?")
 
@@ -95,6 +96,7 @@ def _instance(whole: Step, draft: Draft, matrix: dict[str, str], context: Contex
     changed: dict[str, Any] = {}
     if matrix:
         changed = {"id": instance_id(whole.id, matrix), "matrix": matrix}
+        # A name with a placeholder already tells the instances apart.
         if "{{" not in whole.name:
             changed["name"] = f"{whole.name} ({', '.join(matrix.values())})"
     values = Values(_input_values(context), matrix)
@@ -109,6 +111,7 @@ def _instance(whole: Step, draft: Draft, matrix: dict[str, str], context: Contex
     if image and not is_open(image) and not _IMAGE.fullmatch(image):
         place = draft.read.at("image") if draft.read.given("image") else context.front.at("image")
         context.report.add("WM322", f"{image!r} is no image reference", place, help="write name:tag or name@sha256:…")
+    # Copies are not validated again: a thousand instances differ in four fields that were checked here.
     return whole.model_copy(update=changed) if changed else whole
 
 
@@ -166,6 +169,7 @@ def _environment_name(name: str, place: Place, report: Report) -> None:
 
 
 def _secrets(read: Read[StepAttributes], context: Context) -> tuple[str, ...]:
+    # A list in the front matter is a bound, not a default: a secret reaches only steps that name it.
     declared = context.front.keys.secrets
     for index, name in enumerate(read.keys.secrets):
         place = read.at("secrets", index)

@@ -70,8 +70,10 @@ class StepKey(CachePolicy):
         return journey.keys.get(inputs["step_id"]) if journey else None
 
 
-def result_key(journey: Journey, step: Step, tree: str) -> str:
+def result_key(journey: Journey, step: Step, tree: str, *, shared: bool = True) -> str:
     """Hash everything that can change a step's outcome; with `cache: true` the workflow's id is no part of it.
+
+    `shared=False` gives the key of this workflow alone, for a cached result that cannot be used any more.
 
     Parts that a later `why` can name one by one: work, policy, image, input tree, environment, agent.
     """
@@ -91,7 +93,7 @@ def result_key(journey: Journey, step: Step, tree: str) -> str:
         "agent": journey.record.options.agent if step.kind == "agent" else "",
         "timeout": step.timeout_seconds,
     }
-    owner = "shared" if step.cache else journey.id
+    owner = "shared" if step.cache and shared else journey.id
     return f"{owner}-{hashlib.sha256(canonical([step.id, body])).hexdigest()}"
 
 

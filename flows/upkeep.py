@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from workflowmaster.flows import embedded, running
+from workflowmaster.flows import embedded, serving
 from workflowmaster.flows.looking import out
 from workflowmaster.flows.settings import home
 
@@ -36,7 +36,7 @@ def image(given: argparse.Namespace) -> int:
 
 def init(given: argparse.Namespace) -> int:
     """Save one `DockerSandbox` document per policy on the server, where operators see and tighten their limits."""
-    with running.server() as own:
+    with serving.server() as own:
         from workflowmaster.flows import documents
 
         if own:
@@ -59,7 +59,7 @@ def clean(given: argparse.Namespace) -> int:
 
 def ui(given: argparse.Namespace) -> int:
     """Serve the database of runs without a server, with the Prefect UI, until interrupted."""
-    url = running.api_url()
+    url = serving.api_url()
     if url:
         out(f"a Prefect server is configured: open {url.removesuffix('/api')}")
         return 0

@@ -84,6 +84,7 @@ def validate(model: type[Model], written: Located, report: Report, *, lenient: b
         for key, value in located.values.items()
         if not _empty(key, value, located, report)
     }
+    # Each round drops the wrong keys it reported; without any left, the model holds.
     while True:
         try:
             return Read(model.model_validate(values), located, metadata)
@@ -110,6 +111,7 @@ def _known(
         elif key in FOREIGN or key in DESCRIPTIVE:
             metadata[key] = value
             _note_foreign(key, written, report)
+        # A tracker's own fields are welcome in prose, a misspelt limit nowhere.
         elif lenient and not closest(key, names, _SURE):
             metadata[key] = value
         else:

@@ -109,6 +109,13 @@ def section_kind(heading: str) -> SectionKind | None:
     return known.whole.get(words) or next((kind for kind, pattern in known.sections if pattern.search(words)), None)
 
 
+def is_section_name(words: str) -> bool:
+    """Whether words are the name of a kind of section and nothing else."""
+    known = vocabulary()
+    plain = normal(words)
+    return plain in known.whole or any(pattern.fullmatch(plain) for _, pattern in known.sections)
+
+
 def meaning(text: str) -> Meaning:
     """Return what kind of work an item asks for, by how it begins."""
     words = " ".join(text.lower().split()).strip(" :*_`\"'")
@@ -121,5 +128,6 @@ def is_imperative(text: str) -> bool:
 
 
 def _words(words: list[str]) -> re.Pattern[str]:
+    # Alternatives are tried in order, so `feature requirements` must come before `requirements`.
     longest_first = sorted(words, key=lambda word: (-len(word), word))
     return re.compile(rf"(?<![\w-])(?:{'|'.join(re.escape(word) for word in longest_first)})(?![\w-])")

@@ -340,6 +340,12 @@ def containers() -> Callable[..., list[str]]:
     return of
 
 
+@pytest.fixture(scope="session")
+def orphans() -> Callable[[], list[str]]:
+    """List our containers that nobody living owns: what a command has left behind."""
+    return lambda: [name for name in ours() if not _someone_elses(name)]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
     """Hold that no test leaves a container of ours, other sessions' on the same engine aside."""
@@ -350,8 +356,13 @@ def _nothing_left_behind() -> Iterator[None]:
 
 
 def _someone_elses(name: str) -> bool:
-    """Whether a container is gone by now, or belongs to a living process that is not this one: others work here too."""
+    """Whether a container is gone by now, or belongs to nobody or to a living process that is not this one.
+
+    Others may work on the same engine.
+    """
     form = '{{index .Config.Labels "workflowmaster.owner-pid"}}'
     done = subprocess.run(["docker", "inspect", "-f", form, name], capture_output=True, text=True, check=False)
     pid = done.stdout.strip()
-    return done.returncode != 0 or (pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists())
+    if done.returncode or not pid.isdigit():
+        return True
+    return int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()

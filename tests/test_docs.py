@@ -33,7 +33,17 @@ def test_every_command_and_option_is_documented(name):
     section = re.search(rf"^### {name}$(.*?)(?=^##)", page + "\n## end", re.DOTALL | re.MULTILINE)
     assert section, f"docs/commands.md has no heading for {name}"
     options = {o for a in subcommands()[name]._actions for o in a.option_strings if o.startswith("--")} - {"--help"}
-    shared = {"--quiet", "--verbose", "--json", "--follow", "--output", "--policy", "--input", "--max-parallel", "--agent"}
+    shared = {
+        "--quiet",
+        "--verbose",
+        "--json",
+        "--follow",
+        "--output",
+        "--policy",
+        "--input",
+        "--max-parallel",
+        "--agent",
+    }
     assert {o for o in options - shared if o not in section[1]} == set()
 
 
@@ -74,12 +84,16 @@ def test_nothing_names_where_it_was_made():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     forbidden = re.compile(r"/work/|\.\./shared|farm-(bench|studio)|\.library")
     ours = [ROOT / name for name in tracked.splitlines() if not name.endswith((".png", ".json"))]
-    hits = [str(p) for p in ours if p.exists() and p != Path(__file__) and forbidden.search(p.read_text(errors="replace"))]
+    hits = [
+        str(p) for p in ours if p.exists() and p != Path(__file__) and forbidden.search(p.read_text(errors="replace"))
+    ]
     assert hits == []
 
 
 @pytest.mark.parametrize("name", ["--help", "run --help", "check --help"])
 def test_help_is_printed(name):
-    done = subprocess.run([sys.executable, "-m", "workflowmaster.flows.cli", *name.split()], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "workflowmaster.flows.cli", *name.split()], capture_output=True, text=True
+    )
     assert done.returncode == 0
     assert "usage: workflowmaster" in done.stdout

@@ -73,6 +73,9 @@ def test_it_installs_and_runs_in_an_empty_environment(wheel, tmp_path):
     (tmp_path / "work").mkdir()
     run = subprocess.run(
         ["wm", "run", prompt, "--workspace", tmp_path / "work", "--json"],
-        cwd=tmp_path, env=clean | host, capture_output=True, text=True,
+        cwd=tmp_path,
+        env=clean | host,
+        capture_output=True,
+        text=True,
     )
     assert json.loads(run.stdout)["status"] == "completed", run.stderr

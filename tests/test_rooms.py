@@ -12,7 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("flows", "blocks", "policies", "analytics")
-MAY_IMPORT = {"policies": set(), "analytics": set(), "blocks": {"policies"}, "flows": {"policies", "blocks", "analytics"}}
+MAY_IMPORT = {
+    "policies": set(),
+    "analytics": set(),
+    "blocks": {"policies"},
+    "flows": {"policies", "blocks", "analytics"},
+}
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 

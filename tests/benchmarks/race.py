@@ -28,7 +28,7 @@ WM = [sys.executable, "-m", "workflowmaster.flows.cli"]
 FAN = [("first", []), *((f"side{n}", ["first"]) for n in range(8)), ("last", [f"side{n}" for n in range(8)])]
 CHAIN = [(f"s{n}", [f"s{n - 1}"] if n else []) for n in range(10)]
 
-PLAIN = '''
+PLAIN = """
 import sys, json, asyncio, os
 import docker
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +38,7 @@ client = docker.from_env(max_pool_size=32)
 
 @task
 def step(name):
-    c = client.containers.create("%s", ["true"], network_mode="none")
+    c = client.containers.create("IMAGE", ["true"], network_mode="none")
     try:
         c.start()
         assert c.wait()["StatusCode"] == 0
@@ -55,7 +55,7 @@ def plain():
         f.result()
 
 plain()
-''' % IMAGE
+""".replace("IMAGE", IMAGE)
 
 
 def prompt(graph: list[tuple[str, list[str]]], parallel: int) -> str:
@@ -131,7 +131,9 @@ def race(folder: Path, rounds: int) -> None:
         ours = took["workflowmaster"]
         for name, values in took.items():
             ratio = statistics.median(a / b for a, b in zip(ours, values, strict=True))
-            print(f"{title:<12}{name:<28}{statistics.median(values):>9.2f}{min(values):>8.2f}{max(values):>8.2f}{ratio:>11.2f}")
+            print(
+                f"{title:<12}{name:<28}{statistics.median(values):>9.2f}{min(values):>8.2f}{max(values):>8.2f}{ratio:>11.2f}"
+            )
 
 
 def quick(rounds: int) -> None:
@@ -139,7 +141,9 @@ def quick(rounds: int) -> None:
     example = Path(__file__).parents[2] / "examples" / "fix-due-dates.md"
     for words in (["--help"], ["check", str(example)]):
         values = [timed(lambda words=words: quiet([*WM, *words])) for _ in range(rounds + 4)]
-        print(f"{'':<12}{'workflowmaster ' + words[0]:<28}{statistics.median(values):>9.2f}{min(values):>8.2f}{max(values):>8.2f}")
+        print(
+            f"{'':<12}{'workflowmaster ' + words[0]:<28}{statistics.median(values):>9.2f}{min(values):>8.2f}{max(values):>8.2f}"
+        )
 
 
 def scale(folder: Path) -> None:

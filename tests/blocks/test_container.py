@@ -352,7 +352,8 @@ name, image, folder, label = sys.argv[1:]
 exchange = Exchange(Path(folder)).make((1000, 1000))
 exchange.write({}, {})
 request = ContainerRequest(name, image, policies.load("standard"), ("touch", "/out/ran"), exchange.mounts, {"workflow": label}, workdir="/tmp")
-print(Container(Engine(), request).park().id, flush=True)
+held = Container(Engine(), request).park()
+print(held.id, flush=True)
 sys.stdin.read()
 """
 

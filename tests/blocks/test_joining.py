@@ -8,7 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from workflowmaster.blocks.ignore import rules_from
+from workflowmaster.blocks.joining import Join
+from workflowmaster.blocks.trees import EMPTY_TREE, FILE, Entry
 from workflowmaster.blocks.workspace import MergeConflict, Store
 
 Step = Callable[..., str]
@@ -61,6 +66,37 @@ def test_lines_files_modes_links_and_deletions_come_together(store: Store, step:
     assert (joined / "added/left").read_text() == "l"
     assert (joined / "added/right").is_symlink()
     assert not (joined / ".gitignore").exists()
+
+
+PATHS = ["a", "d/x", "d/y", "d/e/z", ".venv/p", ".venv/q"]
+VERSIONS = st.dictionaries(st.sampled_from(PATHS), st.sampled_from(["1\n", "2\n", "3\n"]))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=VERSIONS, ours=VERSIONS, theirs=VERSIONS)
+def test_every_path_follows_the_three_way_rule(
+    store: Store, before: dict[str, str], ours: dict[str, str], theirs: dict[str, str]
+) -> None:
+    objects = store._objects
+
+    def tree(files: dict[str, str]) -> bytes:
+        return objects.edit(
+            EMPTY_TREE, {p.encode(): Entry(FILE, objects.write("blob", t.encode())) for p, t in files.items()}
+        )
+
+    join = Join(objects, store._history.project, lambda: rules_from([b".venv/\n"]))
+    merged = join.trees(tree(before), tree(ours), tree(theirs))
+    wanted, conflicts = {}, set()
+    for path in PATHS:
+        b, o, t = (side.get(path) for side in (before, ours, theirs))
+        result = o if t in (o, b) else t
+        if o not in (b, t) and t != b and not path.startswith(".venv"):
+            conflicts.add(path.encode())
+            result = o
+        if result is not None:
+            wanted[path] = result
+    assert set(join.conflicts) == conflicts
+    assert {p: objects.read(e.oid).decode() for p in PATHS if (e := objects.entry(merged, p.encode()))} == wanted
 
 
 CONFLICTS: list[tuple[str, dict[str, str | bytes | None], dict[str, str | bytes | None], str]] = [

@@ -348,15 +348,6 @@ def test_every_uncommitted_change_is_seen_and_can_be_taken_along(
     )
 
 
-def test_a_linked_ignore_file_is_not_read(repo, open_store: Opener, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").write_text("*\n")
-    repo.git("rm", "-q", ".gitignore")
-    (repo.path / ".gitignore").symlink_to(tmp_path / "elsewhere")
-    repo.commit()
-    repo.write({"new": "x"})
-    assert refused(open_store, repo.path, "dirty").files == ("new",)
-
-
 def test_ignored_files_are_not_uncommitted_changes(repo, open_store: Opener) -> None:
     repo.write({"x.pyc": "x", ".venv/lib": "x"})
     assert open_store(repo.path).base == repo.head()

@@ -182,6 +182,14 @@ def test_a_pin_that_is_not_ours_is_left_alone(repo, open_store: Opener) -> None:
     )
 
 
+def test_pins_are_never_shared(repo, tmp_path: Path, own_home) -> None:
+    first, second = (Store.open(tmp_path / name / "git", repo.path) for name in ("wf-1", "wf-2"))
+    first.unpin()
+    pins = repo.git("for-each-ref", "--format=%(refname) %(objectname)", "refs/workflowmaster").splitlines()
+    assert pins == [f"refs/workflowmaster/git.2/base {second.base}"]
+    second.unpin()
+
+
 def test_killed_between_pin_and_record_it_begins_again(repo, open_store: Opener) -> None:
     store = open_store(repo.path)
     subprocess.run(

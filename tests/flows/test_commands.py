@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflowmaster.flows.commands import is_command, judge, judge_fence
@@ -155,12 +155,14 @@ def test_back_ticked_words(text, command):
     assert is_command(text) is command
 
 
+@settings(deadline=None)
 @given(st.text(max_size=120))
 def test_any_text_is_judged(text):
     found = judge(text)
     assert bool(found.text) != bool(found.refusal)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(blacklist_characters="\n", codec="utf-8"), max_size=40))
 def test_an_unknown_first_word_never_runs(rest):
     assert judge(f"frobnicate {rest}").refusal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflowmaster.flows.conditions import StepView, evaluate, parse_condition, truth
@@ -181,6 +181,7 @@ trees = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(trees)
 def test_evaluating_never_fails_and_not_is_the_opposite(text):
     condition = parse_condition(f"always() and ({text})")
@@ -189,6 +190,7 @@ def test_evaluating_never_fails_and_not_is_the_opposite(text):
     assert evaluate(condition, **known) is not evaluate(opposite, **known)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_a_condition_or_an_error_at_a_column(text):
     column = 1
@@ -199,6 +201,7 @@ def test_any_text_is_a_condition_or_an_error_at_a_column(text):
     assert 1 <= column <= len(text) + 1
 
 
+@settings(deadline=None)
 @given(comparisons, comparisons)
 def test_comparisons_are_consistent(left, right):
     first, operator, second = left.split(" ", 2) if left.count(" ") == 2 else ("1", "==", "1")

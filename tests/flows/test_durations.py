@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflowmaster.flows.durations import LONGEST, cron, seconds, seconds_of_minutes
@@ -80,11 +80,13 @@ def test_what_is_no_schedule(bad, said):
         cron(bad)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 23), st.integers(0, 59), st.integers(1, 59))
 def test_the_parts_of_a_duration_add_up(hours, minutes, rest):
     assert seconds(f"{hours}h{minutes}m{rest}s") == hours * 3600 + minutes * 60 + rest
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=20), st.integers(), st.floats(), st.none(), st.booleans()))
 def test_anything_is_a_time_or_a_value_error(value):
     for convert in (seconds, seconds_of_minutes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflowmaster.flows.diagnostics import Report
@@ -99,12 +99,14 @@ def test_hostile_nesting_ends_in_a_finding(text):
     assert len(problems) == 1
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=200))
 def test_any_text_is_read_or_refused(text):
     found, problems = load(text)
     assert (found is None) == bool(problems)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.from_regex(r"[a-z][a-z-]{0,8}", fullmatch=True),

@@ -28,6 +28,9 @@ TABLE = {
 """The guide's default template."""
 
 CHILDREN = {
+    "bare-labels": ["5.1 agent 7", "6.1 agent 6", "6.2 agent 8"],
+    "bug-report": ["6.1 check 12"],
+    "task-list": ["5.1 agent 4", "5.2 agent 8", "5.3 agent 9", "5.4 agent 10", "6.1 agent 14", "7.1 agent 13"],
     "bold-labels": ["5.1 agent 14", "6.1 agent 15"],
     "broken-fences": [],
     "bulleted-requirements": ["5.1 agent 18", "5.2 agent 19"],
@@ -182,6 +185,7 @@ def test_a_task_runs_under_the_stricter_of_both_policies(workflow, expected):
                 "5.6": ("5.2", "5.4", "5.3", "5.5"),
             },
         ),
+        ("task-list", {"5.2": ("5.1",), "5.3": ("5.1",), "5.4": ("5.2", "5.3")}),
         ("outline-and-phases", {"6.1": ("5",), "6.2": ("6.1",), "7.1": ("5",), "5.3": ("5.2",)}),
         ("phases-with-commands", {"6.3": ("6.2",)}),
     ],
@@ -197,6 +201,16 @@ def test_names_details_and_text_of_a_found_step():
     assert step.details == ("weight of the ship", "draught at low tide")
     assert (step.source.line, step.source.end_line, step.source.section) == (7, 9, "Requirements to Implement:")
     assert step.estimated_minutes == 15
+
+
+def test_marks_of_task_lists_are_no_part_of_a_name():
+    made = plan("task-list")
+    assert [made.step(one).name for one in made.step("5").children] == [
+        "Create the shelves per the building plan",
+        "Rope model in src/rope.py",
+        "Knot model in src/knot.py",
+        "Store service",
+    ]
 
 
 def test_what_a_task_is_told_stands_in_its_details():

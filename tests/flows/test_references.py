@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflowmaster.flows.outline import parse
@@ -60,6 +60,7 @@ def test_the_phase_at_which_a_prompt_begins(text, phase):
     assert resume_phase(list(prose_lines(parse(text)))) == phase
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_mentions_something_or_nothing(text):
     for one in find_references([(1, text)]):

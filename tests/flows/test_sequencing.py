@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflowmaster.flows.naming import clashes, instance_id, slug, step_name, variable
@@ -83,6 +83,7 @@ graphs = st.integers(1, 25).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(graphs)
 def test_an_order_respects_every_need_or_there_is_a_cycle(needs):
     order = in_order(needs)
@@ -95,6 +96,7 @@ def test_an_order_respects_every_need_or_there_is_a_cycle(needs):
     assert not cycle or cycle[0] == cycle[-1]
 
 
+@settings(deadline=None)
 @given(graphs)
 def test_an_order_is_the_smallest_by_the_page(needs):
     order = in_order(needs)
@@ -105,6 +107,7 @@ def test_an_order_is_the_smallest_by_the_page(needs):
         done.add(name)
 
 
+@settings(deadline=None)
 @given(graphs, st.data())
 def test_ancestors_are_what_must_have_ended(needs, data):
     name = data.draw(st.sampled_from(sorted(needs)))
@@ -113,6 +116,7 @@ def test_ancestors_are_what_must_have_ended(needs, data):
     assert all(set(needs[one]) <= before for one in before)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=100))
 def test_slugs_are_ids(text):
     made = slug(text)

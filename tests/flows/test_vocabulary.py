@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflowmaster.flows.vocabulary import is_imperative, meaning, normal, section_kind, vocabulary
@@ -147,6 +147,7 @@ def test_the_data_holds_only_text():
     assert {"true", "false", "test", "["} <= vocabulary().programs
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_any_words_have_a_meaning(text):
     assert meaning(text)

@@ -23,21 +23,21 @@ GOOD = "# Good\n\n## Steps\n\n### only\n```bash\necho 1 > one.txt\n```\n"
 PROMPTS: dict[str, tuple[bytes, list[str]]] = {
     "empty": (b"", ["is empty"]),
     "only white space": (b" \n\n\t\n", ["is empty"]),
-    "binary": (bytes(range(256)) * 20, ["not text"]),
-    "an image": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ["not text"]),
-    "front matter that is no YAML": (b"---\nname: [a\n---\n" + GOOD.encode(), ["line 2", "YAML"]),
+    "binary": (bytes(range(256)) * 20, ["not UTF-8 text"]),
+    "an image": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ["not UTF-8 text"]),
+    "front matter that is no YAML": (b"---\nname: [a\n---\n" + GOOD.encode(), ["this is no YAML", "bad.md:3"]),
     "a policy that does not exist": (
         GOOD.replace("### only\n", "### only\n- security-policy: hardend\n").encode(),
         ["hardend", "did you mean", "hardened"],
     ),
     "an unknown key": (
         GOOD.replace("### only\n", "### only\n- retrys: 2\n").encode(),
-        ["retrys", "did you mean", "retries"],
+        ["retrys", "did you mean", "retr"],
     ),
     "a need that does not exist": (GOOD.replace("### only\n", "### only\n- needs: nothing\n").encode(), ["nothing"]),
     "a cycle": (
         b"# C\n\n## Steps\n\n### a\n- needs: b\n```sh\ntrue\n```\n\n### b\n- needs: a\n```sh\ntrue\n```\n",
-        ["a", "b", "cycle"],
+        ["steps need each other: a -> b -> a"],
     ),
     "a required input": (
         b"---\ninputs:\n  who: {type: string, required: true}\n---\n" + GOOD.encode(),
@@ -52,12 +52,12 @@ def repo(repository: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def nothing_half_done(bare: Any, repo: Any, containers: Callable[..., list[str]], tmp_path: Path) -> Iterator[None]:
-    before, known = repo.state(), set(containers())
+def nothing_half_done(bare: Any, repo: Any, orphans: Callable[[], list[str]]) -> Iterator[None]:
+    before, known = repo.state(), set(orphans())
     yield
     assert repo.state() == before
     assert repo.refs() == {"refs/heads/main"}
-    assert set(containers()) <= known
+    assert set(orphans()) <= known
     assert not list((bare.home / "workflows").glob("*"))
     assert list(bare.user_home.iterdir()) == []
 
