@@ -2,9 +2,9 @@
 
 The end is found without the engine where it shares our kernel: `pidfd` on pid 1 becomes readable only when the whole
 pid namespace is dead, and the shell's end mark in both streams proves that all output has arrived. That takes 3 to 6 ms
-instead of the 25 to 35 ms of the engine's own word, and the cgroup often still answers in that moment. Without pidfd,
-or if a mark is missing (the shell was killed), the engine's word is waited for: slower, never wrong. The price is two
-ways to one answer; a test runs every kind of end through both and compares.
+instead of the 25 to 35 ms of the engine's own word, and the cgroup mostly still answers in one of these moments.
+Without pidfd, or if a mark is missing (the shell was killed), the engine's word is waited for: slower, never wrong. The
+price is two ways to one answer; a test runs every kind of end through both and compares.
 
 No wait here is without a limit: a container that should be dead and is not is an error, not a hanging run.
 """
@@ -123,8 +123,13 @@ class Reader:
     def _died(self) -> None:
         self.dead = True
         self.until = time.monotonic() + GRACE
-        if self.container.cgroup:
-            self.usage = self.container.cgroup.usage()
+        self._account()
+
+    def _account(self) -> None:
+        """Read what it used so far; the engine may have removed the cgroup before we notice the death."""
+        usage = self.container.cgroup.usage() if self.container.cgroup else Usage()
+        if usage.oom_kills is not None:
+            self.usage = usage
 
     def _receive(self) -> None:
         """Take what is there. What TLS has unpacked already is invisible to poll, so it is asked for."""
@@ -137,6 +142,8 @@ class Reader:
             self.ended = not data
             for stream, chunk in self.frames.feed(data):
                 self._take(stream, chunk)
+            if self.marked and not self.dead:
+                self._account()
             pending = getattr(self.socket, "pending", None)
             more = bool(data and pending and pending())
 

@@ -64,10 +64,14 @@ class DockerHost(Block):
 
     _block_type_name = "Docker Host (WorkflowMaster)"
     _block_type_slug = "workflowmaster-docker-host"
-    _clean = model_validator(mode="before")(classmethod(_without_prefects_own))
     model_config = ConfigDict(extra="forbid")
 
     url: str = Field(default="", description="Address as in DOCKER_HOST; empty for the worker's own engine.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: Any) -> Any:
+        return _without_prefects_own(cls, values)
 
     def engine(self) -> Engine:
         """Return a connection to it."""
@@ -90,7 +94,6 @@ class DockerSandbox(JobBlock):  # type: ignore[type-arg] # a parameter would mak
     _block_type_name = "Docker Sandbox"
     _block_type_slug = TYPE
     _description = "Runs a command in a container of its own, under a named security policy."
-    _clean = model_validator(mode="before")(classmethod(_without_prefects_own))
     model_config = ConfigDict(extra="forbid")
 
     policy: str = Field(default="standard", description="Name of the policy this document stands for.")
@@ -100,6 +103,11 @@ class DockerSandbox(JobBlock):  # type: ignore[type-arg] # a parameter would mak
     image: str = Field(default="workflowmaster/step:1", description="Image for trigger; never pulled.")
     command: list[str] = Field(default_factory=list, description="Command for trigger.")
     timeout_seconds: float | None = Field(default=None, gt=0, description="Wall time for trigger.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: Any) -> Any:
+        return _without_prefects_own(cls, values)
 
     def effective(self) -> SecurityPolicy:
         """Return the limits that hold. PolicyError for a bad field, or for a looser one without a reason."""

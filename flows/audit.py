@@ -10,7 +10,10 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from workflowmaster.flows.plan import canonical
@@ -20,36 +23,41 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GENESIS = "0" * 64
-DURABLE = frozenset({"workflow.started", "workflow.finished", "container.started", "policy.refused", "approval"})
+DURABLE = frozenset({"workflow.started", "workflow.finished", "policy.refused", "approval"})
 """Events that are on the disk before the call returns; the others follow with the next of these."""
+
+SOON = frozenset({"container.started"})
+"""Events that are on their way to the disk when the call returns. Waiting would hold up every step: a busy disk was seen
+to take two seconds."""
 
 LAST = frozenset({"workflow.finished", "approval"})
 """Events that the log of a run ends with while nobody works on it."""
 
 
 class AuditLog:
-    """Appends to one workflow's log. Safe between processes by a lock on the file, between threads by the same."""
+    """Appends to one workflow's log. Safe between processes by a lock on the file, between threads by one in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = -1
         self._last: tuple[int, str] = (-1, GENESIS)
+        self._lock = threading.Lock()
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="audit")
 
     def append(self, event: str, **fields: Any) -> None:
         """Add one event. Fields are plain JSON values; secrets and values of the environment never are among them."""
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
-        try:
+        with self._lock, _locked(self._handle):
             seq, prev = self._tail()
             body = {"seq": seq + 1, "ts": round(time.time(), 6), "event": event, "prev": prev, **fields}
             digest = hashlib.sha256(canonical(body)).hexdigest()
             line = canonical({**body, "hash": digest}) + b"\n"
             os.write(self._handle, line)
             self._last, self._size = (seq + 1, digest), self._size + len(line)
-            if event in DURABLE:
-                os.fdatasync(self._handle)
-        finally:
-            fcntl.flock(self._handle, fcntl.LOCK_UN)
+        if event in DURABLE:
+            os.fdatasync(self._handle)
+        elif event in SOON:
+            self._disk.submit(os.fdatasync, self._handle)
 
     def _tail(self) -> tuple[int, str]:
         """Return the last record's number and hash; read again only when another process has written since."""
@@ -66,8 +74,18 @@ class AuditLog:
         return self._last
 
     def close(self) -> None:
-        """Close the file."""
+        """Wait for the disk and close the file."""
+        self._disk.shutdown(wait=True)
         os.close(self._handle)
+
+
+@contextmanager
+def _locked(handle: int) -> Iterator[None]:
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
 from workflowmaster.flows import ending, folders, gates
 from workflowmaster.flows.asking import Options
-from workflowmaster.flows.documents import from_server
+from workflowmaster.flows.documents import from_server, limited_tags
 from workflowmaster.flows.execution import StepFailed, host_result, in_git
 from workflowmaster.flows.journey import Journey, current, keep, prepare
 from workflowmaster.flows.parking import Parking
@@ -124,7 +124,8 @@ async def _begin(journey: Journey) -> None:
             # A deployment's run could not know its id before it began.
             async with get_client() as client:
                 await client.update_flow_run(context.flow_run.id, name=journey.id)
-    journey.policies |= await from_server(journey)
+    limits, journey.limited_tags = await asyncio.gather(from_server(journey), limited_tags())
+    journey.policies |= limits
     journey.audit.append(
         "workflow.started",
         workflow=journey.id,
@@ -291,7 +292,7 @@ class Walk:
 
 
 def _merge(journey: Journey, step: Step, needs: list[tuple[str, str]]) -> tuple[str, str]:
-    commit = journey.store.merge(needs, message=f"{step.id}: inputs")
+    commit = journey.store.merge(needs, message=f"Join the inputs of {step.id}")
     return commit, tree_of(journey.store, commit)
 
 

@@ -139,6 +139,8 @@ def check_image() -> Finding:
         found = Engine().image_id(reference)
     except SandboxUnavailable:
         return Finding("image", "error", "unknown without an engine")
+    except SettingsError:
+        return Finding("image", "error", "unknown while the settings cannot be read")
     if found is None:
         return Finding("image", "error", f"{reference} is not on the engine", "workflowmaster image build")
     return Finding("image", "ok", f"{reference} is {found[7:19]}")

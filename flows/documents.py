@@ -7,6 +7,22 @@ from workflowmaster.blocks.sandbox import TYPE, DockerHost, DockerSandbox
 from workflowmaster.flows.journey import Journey, effective
 from workflowmaster.policies import PolicyError, SecurityPolicy
 
+PAGE = 200
+"""Most concurrency limits that the server lists at once."""
+
+
+async def limited_tags() -> frozenset[str]:
+    """Return the tags that a concurrency limit of the server names."""
+    from prefect import get_client
+
+    names: list[str] = []
+    async with get_client() as client:
+        while page := await client.read_global_concurrency_limits(limit=PAGE, offset=len(names)):
+            names += [limit.name for limit in page]
+            if len(page) < PAGE:
+                break
+    return frozenset(name.removeprefix("tag:") for name in names if name.startswith("tag:"))
+
 
 async def from_server(journey: Journey) -> dict[str, SecurityPolicy]:
     """Return, by step id, the limits of those steps whose policy has a document on the server.

@@ -106,11 +106,11 @@ def _ends(journey: Journey) -> list[tuple[str, str]]:
 
 def _export(journey: Journey, ends: list[tuple[str, str]]) -> tuple[str, str, bytes]:
     store = journey.store
-    tip = store.merge(ends, message="workflowmaster: all steps")
+    tip = store.merge(ends, message="Join all steps")
     if tree_of(store, tip) == tree_of(store, store.origin):
         return tip, "", b""
     author = _author(journey.settings.commit_author)
-    message = f"{journey.plan.name}\n\nWorkflow {journey.id}, plan {journey.plan.workflow_hash[:12]}."
+    message = f"Workflow: {journey.id}\nPlan: {journey.plan.workflow_hash}"
     commit = store.export(tip, branch=branch(journey), message=message, author=author, expected=journey.exported)
     return tip, commit, store.patch(tip)
 

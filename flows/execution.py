@@ -8,6 +8,7 @@ once: `StepFailed` is the step's own doing, `SandboxUnavailable` is ours or the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from workflowmaster.flows.parking import Parked, Parking, Tree
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class StepFailed(RuntimeError):
@@ -65,9 +68,11 @@ async def run(attempt: Attempt) -> StepResult:
     """Run the step's work and its check. Raises StepFailed, SandboxUnavailable or WorkspaceError."""
     journey, step = attempt.journey, attempt.step
     parked = await attempt.parking.take(step, attempt.number)
-    checking = attempt.parking.park(step, attempt.number, "check") if step.check else None
+    checking: Future[Parked] | None = None
     started = time.time()
     try:
+        if step.check:
+            checking = attempt.parking.park(step, attempt.number, "check")
         await _fill(attempt, parked)
         receipt = await _send(attempt, parked, "work")
         await asyncio.get_running_loop().run_in_executor(journey.threads, _hand_over, journey, parked)
@@ -165,8 +170,9 @@ async def _send(attempt: Attempt, parked: Parked, purpose: str) -> Receipt:
     try:
         ending, size = await asyncio.shield(work)
     except asyncio.CancelledError:
-        await asyncio.get_running_loop().run_in_executor(journey.threads, container.kill)
-        await asyncio.wait([work])
+        killing = asyncio.get_running_loop().run_in_executor(journey.threads, container.kill)
+        # An engine that cannot kill it cannot hide that from the reader either; what counts here is the cancellation.
+        await asyncio.gather(killing, work, return_exceptions=True)
         raise
     receipt = _receipt(parked, ending, purpose).model_copy(
         update={
@@ -282,8 +288,12 @@ def _leave(journey: Journey, parked: Parked) -> None:
     """Remove the container and its folders in the background: nobody waits for that."""
 
     def remove() -> None:
-        parked.container.remove()
-        remove_tree(parked.exchange.folder)
+        try:
+            parked.container.remove()
+            remove_tree(parked.exchange.folder)
+        except (SandboxUnavailable, WorkspaceError, OSError) as error:
+            # The step's outcome stands; what could not be removed is swept up by the next run or by `clean`.
+            log.warning("%s left something behind: %s", parked.container.request.name, error)
 
     journey.threads.submit(remove)
 

@@ -17,14 +17,11 @@ if TYPE_CHECKING:
     from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.plan import Step, StepResult, StepStatus
 
-STATUS_FUNCTIONS = ("always(", "failure(")
-
-
 def before(step: Step, journey: Journey) -> StepResult | None:
     """Return the result of a step that does not run, or None if it does."""
     in_the_way = [name for name in step.needs if name not in journey.passed]
-    whatever = any(word in step.condition for word in STATUS_FUNCTIONS)
-    if in_the_way and not whatever:
+    asked_anyway = step.condition and parse_condition(step.condition).looks_at_failures
+    if in_the_way and not asked_anyway:
         return _stopped(step, journey, in_the_way)
     if step.condition and not _holds(step, journey):
         return host_result(journey, step, status="skipped", reason=f"its condition is not met: {step.condition}")
@@ -59,10 +56,13 @@ def _listed(statuses: Mapping[str, str]) -> str:
 
 def _holds(step: Step, journey: Journey) -> bool:
     seen = {name: journey.results[name] for name in journey.ancestors[step.id]}
-    views = {name: StepView(result.status, result.outputs) for name, result in seen.items()}
-    return evaluate(
-        parse_condition(step.condition), steps=views, inputs=journey.record.options.inputs, matrix=step.matrix
-    )
+    # A step that failed with leave to go on is no failure to those after it.
+    views = {
+        name: StepView("completed" if name in journey.passed else result.status, result.outputs)
+        for name, result in seen.items()
+    }
+    inputs = {**journey.plan.input_values, **journey.record.options.inputs}
+    return evaluate(parse_condition(step.condition), steps=views, inputs=inputs, matrix=step.matrix)
 
 
 def after(step: Step, result: StepResult, journey: Journey) -> StepResult:

@@ -53,18 +53,13 @@ def environment(step: Step, plan: Plan, given: Mapping[str, str], before: Mappin
     """
     values = dict(BASICS)
     for spec in plan.inputs:
-        value = given.get(spec.name, "" if spec.default is None else spell(spec.default))
+        value = given.get(spec.name, plan.input_values.get(spec.name, ""))
         values[f"INPUT_{upper(spec.name)}"] = value
     values |= {f"MATRIX_{upper(name)}": value for name, value in step.matrix.items()}
     for step_id, result in before.items():
         for name, value in result.outputs.items():
             values[f"STEP_{upper(step_id)}_{upper(name)}"] = value
     return values | step.env
-
-
-def spell(value: object) -> str:
-    """Spell a typed value as an environment variable does: booleans in lower case."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def upper(name: str) -> str:

@@ -107,6 +107,8 @@ class Journey:
     """Step id → what the containers of its failed attempts did."""
     infrastructure: list[str] = field(default_factory=list)
     """Troubles that were not the steps' own."""
+    limited_tags: frozenset[str] = frozenset()
+    """Tags that a concurrency limit of the Prefect server names."""
     attempts: dict[str, int] = field(default_factory=dict)
     """Step id → attempts that an earlier part of the run made, however they ended."""
     exported: str | None = None

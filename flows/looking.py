@@ -115,11 +115,14 @@ def _write(data: bytes) -> None:
 def show_report(given: argparse.Namespace) -> int:
     """Print where the report is, or write it somewhere, as HTML or Markdown."""
     folder = folders.find(given.id)
-    if given.format == "html" and not given.output:
-        out(str(folder.report))
-        return 0
     state = folder.state()
     texts = {step: tail(paths[-1], 40) for step in state.results if (paths := folder.logs(step))}
+    if given.format == "html" and not given.output:
+        if not folder.report.exists():
+            # The run was killed before it could write its own.
+            folders.write_atomically(folder.report, report.html(state, texts))
+        out(str(folder.report))
+        return 0
     text = report.html(state, texts) if given.format == "html" else report.markdown(state, texts)
     if given.output in (None, "-"):
         out(text)
@@ -184,6 +187,8 @@ def audit(given: argparse.Namespace) -> int:
         count = auditing.verify(folder.audit, ended=ended)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
+        if given.json:
+            out(json.dumps({"workflow_id": folder.id, "holds": False, "error": str(error)}))
         return BROKEN
     out(
         json.dumps({"workflow_id": folder.id, "records": count, "holds": True})

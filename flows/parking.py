@@ -143,7 +143,7 @@ class Parking:
             return await asyncio.shield(asyncio.wrap_future(starting))
         except asyncio.CancelledError:
             # The thread cannot be interrupted, and what it makes must not be left behind.
-            starting.add_done_callback(_remove)
+            self.discard(starting)
             raise
 
     def park(self, step: Step, attempt: int, purpose: str) -> Future[Parked]:
@@ -176,14 +176,17 @@ class Parking:
         return journey.threads.submit(start)
 
     def discard(self, starting: Future[Parked]) -> None:
-        """Remove a container that is not wanted after all, as soon as it has started."""
-        starting.add_done_callback(_remove)
+        """Remove a container that is not wanted after all, as soon as it has started, and not in the loop's thread."""
+        if starting.done():
+            self.journey.threads.submit(_remove, starting)
+        else:
+            starting.add_done_callback(_remove)
 
     def drop(self, step_ids: Sequence[str]) -> None:
         """Remove the containers of steps that will not run."""
         for step_id in step_ids:
             if waiting := self._waiting.pop(step_id, None):
-                waiting.add_done_callback(_remove)
+                self.discard(waiting)
             self.trees.release(step_id)
 
     def close(self) -> None:
@@ -192,9 +195,13 @@ class Parking:
 
 
 def _remove(done: Future[Parked]) -> None:
-    """Remove a container nobody wants, in the thread that made it."""
-    if not done.cancelled() and done.exception() is None:
+    """Remove a container nobody wants."""
+    if done.cancelled() or done.exception() is not None:
+        return
+    try:
         done.result().container.remove()
+    except SandboxUnavailable as error:
+        log.warning("%s is left behind: %s", done.result().container.request.name, error)
 
 
 def container_user(journey: Journey, kind: str) -> tuple[int, int]:

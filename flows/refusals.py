@@ -7,7 +7,6 @@ import json as json_module
 import sys
 from pathlib import Path
 
-from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.objectstore import WorkspaceError
 from workflowmaster.flows.asking import BadOption
 from workflowmaster.flows.compiled import StaleLock
@@ -45,11 +44,19 @@ def _code(error: Exception) -> int | None:
         return POLICY
     if isinstance(error, NeedsPerson):
         return PERSON
-    if isinstance(error, SandboxUnavailable) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-        return INFRASTRUCTURE
-    if isinstance(error, (PromptError, WorkspaceError, UnknownWorkflow, SettingsError, StaleLock, BadOption)):
+    if isinstance(error, WorkspaceError):
+        return INFRASTRUCTURE if error.code == "disk" else INVALID
+    if isinstance(error, (PromptError, UnknownWorkflow, SettingsError, StaleLock, BadOption)):
         return INVALID
-    return INVALID if isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)) else None
+    return _system(error) if isinstance(error, OSError) else None
+
+
+def _system(error: OSError) -> int | None:
+    """Judge what the system refused: a full disk and a silent engine are nobody's input, a bad path is."""
+    if isinstance(error, ConnectionError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return INFRASTRUCTURE
+    named = error.filename is not None or isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))
+    return INVALID if named else None
 
 
 def _text(path: str) -> str | None:

@@ -65,9 +65,18 @@ class StepKey(CachePolicy):
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str | None:
         """Return the step's key; None, so that nothing is stored, outside a run."""
-        del task_ctx, flow_parameters, kwargs
+        del flow_parameters, kwargs
         journey = current.get(None)
-        return journey.keys.get(inputs["step_id"]) if journey else None
+        if journey is None:
+            return None
+        # The first moment at which tags no longer cost a question to the server: see `task_for`.
+        task_ctx.task_run.tags = list(tags_of(journey, journey.steps[inputs["step_id"]]))
+        return journey.keys.get(inputs["step_id"])
+
+
+def tags_of(journey: Journey, step: Step) -> tuple[str, ...]:
+    """Return the tags of a step's task run."""
+    return f"policy:{journey.policies[step.id].name}", f"kind:{step.kind}"
 
 
 def result_key(journey: Journey, step: Step, tree: str, *, shared: bool = True) -> str:
@@ -127,13 +136,17 @@ async def run_step(step_id: str) -> StepResult:
 
 
 def task_for(step: Step, journey: Journey) -> Task[[str], Any]:
-    """Return the step's task: named, tagged, with the step's own retries."""
-    policy = journey.policies[step.id].name
+    """Return the step's task: named, tagged, with the step's own retries.
+
+    For each tag a task has when it starts, Prefect asks the server for a slot: 50 ms on a quiet machine, two seconds on
+    a busy one, again every five seconds. So tags that no concurrency limit names are given only once the task has begun.
+    """
+    tags = tags_of(journey, step)
     retries = min(step.retries.max, journey.settings.max_retry_attempts)
     return run_step.with_options(
         name=step.name[:120],
         task_run_name=step.id,
-        tags=[f"policy:{policy}", f"kind:{step.kind}"],
+        tags=tags if journey.limited_tags.intersection(tags) else (),
         retries=retries,
         retry_delay_seconds=delays(step.retries, retries) or 0,
         retry_condition_fn=_condition(journey, step) if retries else None,

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 WM = Path(sys.executable).with_name("workflowmaster")
 COMMIT_DATE = "2024-05-06T07:08:09+02:00"
+SET_BY_US = ("API_URL", "HOME", "LOCAL_STORAGE_PATH", "LOGGING_HANDLERS_CONSOLE_LEVEL")
+"""Prefect's variables (without PREFECT_) that a command sets in its own process."""
 LONGEST = 240.0
 """Seconds any command of a test may take."""
 
@@ -246,7 +248,8 @@ def root() -> Path:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state directory of this test's own, with HOME elsewhere and no other setting."""
-    for name in set(os.environ) - set(_clean_environment()):
+    for name in {*set(os.environ) - set(_clean_environment()), *(f"PREFECT_{name}" for name in SET_BY_US)}:
+        monkeypatch.setenv(name, "")  # so that it is taken away again, whoever sets it
         monkeypatch.delenv(name)
     place = tmp_path / "state"
     monkeypatch.setenv("WORKFLOWMASTER_HOME", str(place))

@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,13 +15,13 @@ from workflowmaster.blocks.container import SCRATCH, Container, ContainerRequest
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.blocks.workspace import Store, remove_tree
-from workflowmaster.policies import SecurityPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from workflowmaster.blocks.reader import Ending
+    from workflowmaster.policies import SecurityPolicy
 
 DATES = {"GIT_AUTHOR_DATE": "2024-05-06T07:08:09+02:00", "GIT_COMMITTER_DATE": "2024-05-06T07:08:09+02:00"}
 

@@ -81,7 +81,9 @@ def test_both_versions_tell_the_same(version: str, request: pytest.FixtureReques
 
 
 @pytest.mark.parametrize("version", ["legacy", "unified"])
-def test_what_the_kernel_does_not_tell_is_left_out(version: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_what_the_kernel_does_not_tell_is_left_out(
+    version: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """No `memory.peak` before Linux 5.19, no `pids.peak` before 6.6; and a cgroup that has gone has nothing."""
     cgroup: Cgroup = request.getfixturevalue(version)
     for name in ("memory.peak", "memory.max_usage_in_bytes", "pids.peak"):

@@ -53,7 +53,7 @@ NASTY: Mapping[str, str] = {
     "EMPTY": "",
     "QUOTES": """it's "quoted" `twice` $(id) $HOME \\ \\\\ !""",
     "LINES": "first\nsecond\n\nfourth\n",
-    "UNICODE": "žluťoučký 🐎 ​",
+    "UNICODE": "žluťoučký 🐎 \u200b",
     "CONTROL": "tab\there\rreturn \x1e\x1f\x01",
     "BYTES": b"not \xff\xfe UTF-8".decode("utf-8", "surrogateescape"),
     "SECRET": "s3cret-9f1c",
@@ -130,7 +130,16 @@ def seen(request: pytest.FixtureRequest, make_box: Callable[..., Any], engine: A
 
 
 def mask(names: tuple[str, ...]) -> int:
-    numbers = {"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7, "NET_BIND_SERVICE": 10}
+    numbers = {
+        "CHOWN": 0,
+        "DAC_OVERRIDE": 1,
+        "FOWNER": 3,
+        "FSETID": 4,
+        "KILL": 5,
+        "SETGID": 6,
+        "SETUID": 7,
+        "NET_BIND_SERVICE": 10,
+    }
     return sum(1 << numbers[name] for name in names)
 
 
@@ -151,7 +160,9 @@ def test_privileges_are_what_the_policy_says(seen: Seen) -> None:
 def test_file_systems_are_what_the_policy_says(seen: Seen) -> None:
     root = seen.mounts["/"].split()[5].split(",")
     assert seen.policy.root_filesystem in root
-    assert seen.inside["root"] == ("Read-only file system" if seen.policy.root_filesystem == "ro" else "Permission denied")
+    assert seen.inside["root"] == (
+        "Read-only file system" if seen.policy.root_filesystem == "ro" else "Permission denied"
+    )
     assert seen.inside["wm"] == "Read-only file system"
     assert seen.inside["out"] is True
     tmp = seen.policy.tmp
@@ -203,7 +214,10 @@ def test_an_init_reaps_and_only_its_own_processes_are_seen(seen: Seen) -> None:
 
 @docker
 def test_the_container_carries_its_labels_and_a_log_that_an_adopter_can_read(seen: Seen) -> None:
-    assert seen.inspect["Config"]["Labels"].items() >= {f"workflowmaster.{k}": v for k, v in seen.request.labels.items()}.items()
+    assert (
+        seen.inspect["Config"]["Labels"].items()
+        >= {f"workflowmaster.{k}": v for k, v in seen.request.labels.items()}.items()
+    )
     assert seen.inspect["Name"] == f"/{seen.request.name}"
     log = seen.inspect["HostConfig"]["LogConfig"]
     assert log["Type"] == "local"
@@ -222,7 +236,9 @@ def test_no_policy_asks_for_more_than_it_says(name: str) -> None:
     assert host["memswap_limit"] == host["mem_limit"]
     assert host["nano_cpus"] <= INFO.cpus * 1_000_000_000
     assert "cpu_count" not in host
-    assert not {"privileged", "devices", "pid_mode", "userns_mode", "volumes_from", "cgroup_parent", "binds"} & set(host)
+    assert not {"privileged", "devices", "pid_mode", "userns_mode", "volumes_from", "cgroup_parent", "binds"} & set(
+        host
+    )
     assert config["healthcheck"] == {"test": ["NONE"]}
     assert config["stdin_open"] is True
     assert not config.get("tty")
@@ -230,7 +246,7 @@ def test_no_policy_asks_for_more_than_it_says(name: str) -> None:
 
 @docker
 def test_a_mount_with_a_colon_arrives(sh: Callable[..., Any], tmp_path: Path) -> None:
-    odd = tmp_path / "a:b, c\"d"
+    odd = tmp_path / 'a:b, c"d'
     odd.mkdir()
     odd.chmod(0o755)
     (odd / "file").write_text("there")
@@ -258,7 +274,9 @@ def through_a_shell(text: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True).filter(lambda n: n not in ("OPTIND", "PATH", "PWD", "_"))
+names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True).filter(
+    lambda n: n not in ("OPTIND", "PATH", "PWD", "_")
+)
 values = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0")),
     st.binary().map(lambda b: b.replace(b"\0", b"").decode("utf-8", "surrogateescape")),
@@ -466,7 +484,9 @@ def test_what_cannot_be_parked_says_why_and_leaves_nothing(
 
 @docker
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", "No such file or directory"), (b"\0no program", "Exec format error")], ids=["no shell", "wrong format"]
+    ("content", "words"),
+    [(b"", "No such file or directory"), (b"\0no program", "Exec format error")],
+    ids=["no shell", "wrong format"],
 )
 def test_an_image_whose_shell_does_not_run_is_the_images_fault(
     sh: Callable[..., Any], engine: Any, tmp_path: Path, content: bytes, words: str
@@ -548,5 +568,9 @@ def test_fifty_containers_leave_no_descriptor_and_no_container(make_box: Callabl
         assert set(threads.map(one, range(42))) == {0}
     assert len(os.listdir("/proc/self/fd")) <= before + 2
     engine.close()
-    kinds = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
+    kinds = [
+        os.readlink(f"/proc/self/fd/{fd}")
+        for fd in os.listdir("/proc/self/fd")
+        if os.path.lexists(f"/proc/self/fd/{fd}")
+    ]
     assert [kind for kind in kinds if "pidfd" in kind] == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import http.server
 import ipaddress
 import os
@@ -102,7 +102,9 @@ def test_a_socket_we_may_not_use_is_another_thing_than_none(tmp_path: Path) -> N
         server.listen()
         path.chmod(0)
         code = CONNECTING if os.geteuid() == 0 else CONNECTING.replace("os.setresuid(65533, 65533, 65533)", "")
-        done = subprocess.run([sys.executable, "-c", code, f"unix://{path}"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"unix://{path}"], capture_output=True, text=True, check=True
+        )
     assert done.stdout.startswith("permission connect: ")
     assert "usermod -aG docker" in done.stdout
 
@@ -163,7 +165,10 @@ def test_an_image_it_has_and_some_it_has_not(engine: Engine, image_id: str) -> N
 
 @docker
 def test_it_lists_ours_by_label_and_no_others(engine: Engine, box: Callable[..., Any]) -> None:
-    one, two = box("true", labels={"workflow": "test-x1", "step": "a"}), box("true", labels={"workflow": "test-x2", "step": "a"})
+    one, two = (
+        box("true", labels={"workflow": "test-x1", "step": "a"}),
+        box("true", labels={"workflow": "test-x2", "step": "a"}),
+    )
     for made in (one, two):
         made.park()
     assert [c["Id"] for c in engine.containers(workflow="test-x1", step="a")] == [one.container.id]
@@ -244,15 +249,15 @@ def certificates(folder: Path) -> None:
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -20,7 +20,11 @@ TABLE: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"exit_code": 137, "signal": 9}, "it was killed by SIGKILL (exit 137)", "killed"),
     ({"exit_code": 139, "signal": 11}, "it was killed by SIGSEGV (exit 139)", "killed"),
     ({"exit_code": 160, "signal": 32}, "it was killed by signal 32 (exit 160)", "killed"),
-    ({"exit_code": 137, "signal": 9, "oom_killed": True}, "it ran out of memory under policy standard (exit 137)", "oom"),
+    (
+        {"exit_code": 137, "signal": 9, "oom_killed": True},
+        "it ran out of memory under policy standard (exit 137)",
+        "oom",
+    ),
     ({"exit_code": 1, "oom_killed": True}, "it ran out of memory under policy standard (exit 1)", "oom"),
     (
         {"exit_code": 137, "signal": 9, "timed_out": True},
@@ -39,7 +43,11 @@ TABLE: tuple[tuple[dict[str, Any], str, str], ...] = (
         "output",
     ),
     ({"exit_code": 0, "refused": "no such runtime"}, "the engine could not run it: no such runtime", "sandbox"),
-    ({"exit_code": 127, "refused": "no such runtime", "timed_out": True}, "the engine could not run it: no such runtime", "sandbox"),
+    (
+        {"exit_code": 127, "refused": "no such runtime", "timed_out": True},
+        "the engine could not run it: no such runtime",
+        "sandbox",
+    ),
     ({}, "nobody saw how it ended", "sandbox"),
 )
 
@@ -54,7 +62,19 @@ def test_half_a_second_is_said_as_such() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "number"), [(0, None), (1, None), (127, None), (128, None), (129, 1), (137, 9), (143, 15), (192, 64), (193, None), (255, None)]
+    ("code", "number"),
+    [
+        (0, None),
+        (1, None),
+        (127, None),
+        (128, None),
+        (129, 1),
+        (137, 9),
+        (143, 15),
+        (192, 64),
+        (193, None),
+        (255, None),
+    ],
 )
 def test_an_exit_code_that_stands_for_a_signal(code: int, number: int | None) -> None:
     assert signal_of(code) == number

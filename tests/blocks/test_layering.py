@@ -42,7 +42,9 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def over(store: Store, start: str, out: Path, worktree: Callable[..., Path], contents: Callable[..., object]) -> Callable:
+def over(
+    store: Store, start: str, out: Path, worktree: Callable[..., Path], contents: Callable[..., object]
+) -> Callable:
     """Lay `out` over the start; return the snapshot and what the new tree holds."""
 
     def lay(**options: object) -> tuple[Snapshot, dict[bytes, tuple[object, ...]]]:
@@ -92,7 +94,13 @@ def test_a_symlink_is_laid_as_one_and_never_followed(
 
 
 def test_a_folder_takes_the_place_of_a_symlink_below(
-    store: Store, step: Callable[..., str], start: str, out: Path, put: Callable[..., Path], worktree: Callable[..., Path], tmp_path: Path
+    store: Store,
+    step: Callable[..., str],
+    start: str,
+    out: Path,
+    put: Callable[..., Path],
+    worktree: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     """The tree below has a link to a folder outside; the layer puts files where the link stands."""
     victim = tmp_path / "victim"
@@ -139,7 +147,11 @@ def test_a_layer_that_is_no_folder_is_left_out_and_said(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/passwd").write_text("stolen")
     layer = out / "workspace"
-    {"symlink": lambda: layer.symlink_to(tmp_path / "elsewhere"), "file": layer.touch, "FIFO": lambda: os.mkfifo(layer)}[kind]()
+    {
+        "symlink": lambda: layer.symlink_to(tmp_path / "elsewhere"),
+        "file": layer.touch,
+        "FIFO": lambda: os.mkfifo(layer),
+    }[kind]()
     taken, held = over()
     assert taken.commit == start
     assert b"passwd" not in held
@@ -205,20 +217,30 @@ def test_globs_name_files_from_the_top(store: Store, start: str, globs: list[str
     assert [path for path, _, _ in read(store, start, globs)] == found
 
 
-def test_what_is_read_is_the_content_and_whether_it_runs(store: Store, start: str, worktree: Callable[..., Path]) -> None:
+def test_what_is_read_is_the_content_and_whether_it_runs(
+    store: Store, start: str, worktree: Callable[..., Path]
+) -> None:
     where = worktree(store, start)
     (where / "tool").write_bytes(b"#!/bin/sh\n\xff")
     (where / "tool").chmod(0o755)
     (where / "link").symlink_to("a.txt")
     commit = store.snapshot(where, parents=[start], step="s", message="m").commit
-    assert list(read(store, commit, ["tool", "a.txt"])) == [("a.txt", b"one\n", False), ("tool", b"#!/bin/sh\n\xff", True)]
+    assert list(read(store, commit, ["tool", "a.txt"])) == [
+        ("a.txt", b"one\n", False),
+        ("tool", b"#!/bin/sh\n\xff", True),
+    ]
     with pytest.raises(WorkspaceError) as caught:
         list(read(store, commit, ["link"]))
     assert caught.value.code == "inputs"
 
 
-@pytest.mark.parametrize(("globs", "named"), [(["none.csv"], "none.csv"), (["a.txt", "nope/*"], "nope/*"), (["*.csv"], "*.csv"), (["[a"], "[a")])
-def test_a_glob_that_gives_nothing_is_an_error_that_names_it(store: Store, start: str, globs: list[str], named: str) -> None:
+@pytest.mark.parametrize(
+    ("globs", "named"),
+    [(["none.csv"], "none.csv"), (["a.txt", "nope/*"], "nope/*"), (["*.csv"], "*.csv"), (["[a"], "[a")],
+)
+def test_a_glob_that_gives_nothing_is_an_error_that_names_it(
+    store: Store, start: str, globs: list[str], named: str
+) -> None:
     with pytest.raises(WorkspaceError) as caught:
         list(read(store, start, globs))
     assert caught.value.code == "inputs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,9 @@ CUT = b"[workflowmaster: output cut at 10 bytes, the cap of policy paranoid; the
 # Made of what lines are made of, with some that are too long.
 output = st.lists(
     st.one_of(
-        st.sampled_from([b"\n", b"\r\n", b"a", "é🐎".encode(), b"\xff", b"\x1e", b"x" * LONGEST_LINE, "é".encode() * LONGEST_LINE]),
+        st.sampled_from(
+            [b"\n", b"\r\n", b"a", "é🐎".encode(), b"\xff", b"\x1e", b"x" * LONGEST_LINE, "é".encode() * LONGEST_LINE]
+        ),
         st.binary(max_size=8),
     ),
     max_size=12,
@@ -35,7 +38,7 @@ def capture(parts: list[bytes], cap: int = 1 << 30) -> tuple[bytes, list[str], b
 @given(output, st.lists(st.integers(0, 200_000), max_size=6))
 def test_any_cut_gives_the_same_file_and_the_same_lines(data: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    parts = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [data[a:b] for a, b in pairwise(edges)]
     whole = capture([data])
     assert capture(parts) == whole
     assert whole[0] == data
@@ -46,7 +49,9 @@ def test_any_cut_gives_the_same_file_and_the_same_lines(data: bytes, cuts: list[
 def test_the_lines_are_the_files_lines(data: bytes) -> None:
     _, lines, _ = capture([data])
     joined = "".join(lines)
-    assert joined.replace("�", "") == data.replace(b"\r\n", b"\n").replace(b"\n", b"").decode(errors="ignore").replace("�", "")
+    assert joined.replace("�", "") == data.replace(b"\r\n", b"\n").replace(b"\n", b"").decode(errors="ignore").replace(
+        "�", ""
+    )
 
 
 def test_a_long_line_is_cut_between_characters() -> None:
@@ -98,7 +103,10 @@ def test_a_second_container_of_an_attempt_goes_on_in_the_same_log(tmp_path: Path
 
 
 def test_a_full_disk_is_an_error_of_the_writer() -> None:
-    with pytest.raises(OSError, match="No space left"), Capture(Path("/dev/full"), cap=1 << 30, policy="standard") as taken:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        Capture(Path("/dev/full"), cap=1 << 30, policy="standard") as taken,
+    ):
         taken(b"x" * 100_000)
 
 

@@ -77,7 +77,9 @@ def test_a_number_no_process_can_have_is_dead() -> None:
 
 def test_a_name_with_parentheses_and_spaces_does_not_confuse(other: tuple[subprocess.Popen[str], Owner]) -> None:
     script = "import ctypes; ctypes.CDLL(None).prctl(15, b') R 1 (x', 0, 0, 0)\n" + SAY
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         owner = eval(process.stdout.readline(), {"Owner": Owner})
         assert owner.started.partition("-")[2].isdigit()
@@ -107,7 +109,9 @@ def test_labels_name_an_owner_and_come_back() -> None:
     assert all(isinstance(value, str) for value in labels(me).values())
 
 
-@pytest.mark.parametrize("broken", [{"owner-pid": "x"}, {"owner-pid": "²"}, {"owner-pid": "-1"}, {"owner-host": ""}, {"owner-started": ""}])
+@pytest.mark.parametrize(
+    "broken", [{"owner-pid": "x"}, {"owner-pid": "²"}, {"owner-pid": "-1"}, {"owner-host": ""}, {"owner-started": ""}]
+)
 def test_labels_that_are_not_ours_name_nobody(broken: dict[str, str]) -> None:
     given = labels(Owner.me()) | {f"{PREFIX}.{key}": value for key, value in broken.items()}
     assert Owner.from_labels(given, PREFIX) is None

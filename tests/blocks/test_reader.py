@@ -183,7 +183,9 @@ def test_kill_from_another_thread(sh: Callable[..., Any], way: str) -> None:
     made.container.kill()  # it has ended: nothing happens
 
 
-@pytest.mark.parametrize(("script", "seconds", "code", "timed_out"), [("sleep 1; exit 7", 30, 7, False), ("sleep 60", 1, 137, True)])
+@pytest.mark.parametrize(
+    ("script", "seconds", "code", "timed_out"), [("sleep 1; exit 7", 30, 7, False), ("sleep 60", 1, 137, True)]
+)
 def test_a_torn_connection_loses_output_but_neither_the_end_nor_the_wall_time(
     sh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, script: str, seconds: float, code: int, timed_out: bool
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 MARK = EDGE + b"0123456789abcdef0123456789abcdef" + EDGE
 
 # Captured from Docker Engine 20.10.24: `printf out; printf err >&2`, attached with stdin, stdout and stderr.
-CAPTURED = bytes.fromhex("0100000000000003" "6f7574" "0200000000000003" "657272")
+CAPTURED = bytes.fromhex("01000000000000036f75740200000000000003657272")
 
 # Bytes of which marks are made, so that beginnings of them are common; not all of the secret, which no step knows.
 nasty = st.lists(st.sampled_from([b"a", EDGE, MARK[:9], MARK[:32], b"\x1e0", b"\n"])).map(b"".join)
@@ -30,7 +31,7 @@ def frame(stream: int, payload: bytes) -> bytes:
 
 def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 def read(parts: Iterable[bytes]) -> dict[int, bytes]:

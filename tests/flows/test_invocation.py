@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflowmaster.flows.invocation import argv, environment, files, spell, upper
+from workflowmaster.flows.invocation import argv, environment, files, upper
 from workflowmaster.flows.plan import InputSpec, Plan, PromptRef, Source, Step, StepResult, Work
 
 PLACE = Source(line=1, end_line=1)
@@ -83,8 +83,3 @@ def test_the_attempt_is_no_part_of_it() -> None:
 @given(st.text())
 def test_any_name_becomes_a_part_of_a_variables(name: str) -> None:
     assert all(letter.isascii() and (letter.isupper() or letter.isdigit() or letter == "_") for letter in upper(name))
-
-
-@pytest.mark.parametrize(("value", "wanted"), [(True, "true"), (False, "false"), (3, "3"), (1.5, "1.5"), ("x", "x")])
-def test_values_are_spelt_as_shells_know_them(value: object, wanted: str) -> None:
-    assert spell(value) == wanted

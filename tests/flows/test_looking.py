@@ -1,0 +1,183 @@
+"""The commands that read back: over runs that were written down by hand, so that every shape can be shown."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from workflowmaster import policies
+from workflowmaster.flows.audit import AuditLog
+from workflowmaster.flows.looking import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def kept(command_line: Callable[..., Any], shapes: dict[str, Callable[[], Any]]) -> Any:
+    """A command line in whose state directory two runs lie, the failing one with a log of each attempt."""
+    line = command_line()
+    for name, status in (("single", "completed"), ("failing", "partial")):
+        folder = line.home / "workflows" / f"task-{name}"
+        (folder / "logs").mkdir(parents=True)
+        state = shapes[name]().model_copy(update={"workflow_id": folder.name, "status": status})
+        (folder / "state.json").write_text(state.model_dump_json())
+        log = AuditLog(folder / "audit.jsonl")
+        log.append("workflow.started", workflow=folder.name)
+        log.append("workflow.finished", status=status)
+        log.close()
+    logs = line.folder("task-failing") / "logs"
+    for number in (1, 2, 3):
+        (logs / f"tests.{number}.log").write_bytes(b"attempt %d\n\xff\x00 raw\r\n" % number)
+    return line
+
+
+def test_list_is_newest_first_and_for_people_too(kept: Any) -> None:
+    rows = kept("list", "--json").json
+    assert [row["workflow_id"] for row in rows] == ["task-failing", "task-single"]
+    assert set(rows[0]) == {
+        "workflow_id",
+        "name",
+        "status",
+        "reason",
+        "started_at",
+        "seconds",
+        "completed",
+        "tasks",
+        "branch",
+        "workspace",
+    }
+    assert [line.split()[0] for line in kept("list").out.splitlines()] == ["task-failing", "task-single"]
+
+
+def test_an_empty_list_says_what_to_type(bare: Any) -> None:
+    said = bare("list")
+    assert (said.out, said.err) == ("", "no runs yet: workflowmaster run FILE\n")
+    assert bare("list", "--json").json == []
+
+
+def raw(line: Any, *words: str) -> bytes:
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    env = {"WORKFLOWMASTER_HOME": str(line.home), "HOME": str(line.user_home), "PATH": "/usr/bin:/bin"}
+    command = [str(Path(sys.executable).with_name("wm")), *words]
+    done = subprocess.run(command, capture_output=True, check=True, env=env)
+    assert done.stderr == b""
+    return done.stdout
+
+
+def test_a_steps_log_is_its_bytes_and_nothing_else(kept: Any) -> None:
+    assert raw(kept, "logs", "failing", "--step", "tests") == b"attempt 3\n\xff\x00 raw\r\n"
+    assert raw(kept, "logs", "failing", "--step", "tests", "--attempt", "1") == b"attempt 1\n\xff\x00 raw\r\n"
+    assert raw(kept, "logs", "failing", "--step", "docs") == b""
+    assert raw(kept, "logs", "failing").startswith(b"==> tests, attempt 1 <==\nattempt 1\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--step", "nope"],
+            "task-failing has no step 'nope'; its steps are reproduce, fix, lint, tests, docs, release",
+        ),
+        (["--step", "tests", "--attempt", "7"], "step tests of task-failing has no attempt 7; it has 3"),
+    ],
+)
+def test_what_has_no_log_is_named(kept: Any, words: list[str], message: str) -> None:
+    said = kept("logs", "task-failing", *words)
+    assert (said.code, said.out, said.err) == (2, "", f"error: {message}\n")
+
+
+def test_stats_of_one_and_of_all(kept: Any) -> None:
+    all_of_them, one = kept("stats", "--json").json, kept("stats", "task-failing", "--json").json
+    assert (all_of_them["workflows"], one["workflows"]) == (2, 1)
+    assert all_of_them["workflow_status"] == {"partial": 1, "completed": 1}
+    wanted = {"total_tasks": 6, "failed_tasks": 1, "blocked_tasks": 1, "reused_tasks": 1, "autonomous_decisions": 3}
+    assert {key: one[key] for key in wanted} == wanted
+    assert one["retries"] == 3
+    assert "container_executions" in kept("stats", "task-failing").out
+
+
+def test_stats_of_nothing_are_zeros(bare: Any) -> None:
+    assert counted([])["workflows"] == 0
+    assert counted([])["step_seconds"] == {"p50": None, "p90": None, "p99": None}
+    assert bare("stats", "--json").json["total_tasks"] == 0
+
+
+def test_a_broken_chain_ends_with_7_and_the_record(kept: Any) -> None:
+    good = kept("audit", "verify", "task-single", "--json")
+    assert good.json == {"workflow_id": "task-single", "records": 2, "holds": True}
+    assert kept("audit", "verify", "task-single").out == "2 records hold\n"
+    path = kept.folder("task-single") / "audit.jsonl"
+    kept_text = path.read_text()
+    for tampered, message in (
+        (kept_text.replace('"completed"', '"partial"'), f"{path}:2: the chain is broken at record 1"),
+        (kept_text.splitlines(keepends=True)[0], f"{path}:1: the chain is broken after record 0: the end is missing"),
+    ):
+        path.write_text(tampered)
+        said = kept("audit", "verify", "task-single", "--json")
+        assert (said.code, said.err) == (7, f"error: {message}\n")
+        assert said.json == {"workflow_id": "task-single", "holds": False, "error": message}
+    path.write_text(kept_text)
+
+
+def test_the_audit_log_for_people_and_programs(kept: Any) -> None:
+    records = [json.loads(line) for line in kept("audit", "show", "task-single", "--json").out.splitlines()]
+    assert [record["event"] for record in records] == ["workflow.started", "workflow.finished"]
+    lines = kept("audit", "show", "task-single").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["0", "1"]
+    assert lines[1].endswith('{"status": "completed"}')
+
+
+def test_the_report_goes_where_it_is_wanted(kept: Any, tmp_path: Path) -> None:
+    assert kept("report", "task-single", "-o", "-").out.startswith("<!doctype html>")
+    assert kept("report", "task-single", "-o", tmp_path / "r.html").out == ""
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert kept("report", "task-single", "--format", "md").out.startswith("**Completed")
+
+
+def test_a_report_of_a_run_without_one_is_written_on_the_spot(kept: Any) -> None:
+    said = kept("report", "task-single")
+    assert said.code == 0
+    from pathlib import Path
+
+    assert Path(said.out.strip()).exists()
+
+
+def test_policies_are_listed_shown_and_compared(bare: Any) -> None:
+    assert list(bare("policy", "list", "--json").json) == list(policies.available())
+    shown = bare("policy", "show", "hardened", "--json").json
+    assert shown == policies.load("hardened").model_dump(mode="json")
+    rows = bare("policy", "diff", "standard", "hardened", "--json").json
+    fields = {row["field"]: (row["standard"], row["hardened"]) for row in rows}
+    assert fields["workspace"] == ("rw", "overlay")
+    assert bare("policy", "diff", "standard", "standard").out == "they grant the same\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["show"], 2, "policy show takes 1 names, got 0"),
+        (["diff", "standard"], 2, "policy diff takes 2 names, got 1"),
+        (["list", "standard"], 2, "policy list takes no names, got 1"),
+        (["show", "nope"], 5, "nope"),
+    ],
+)
+def test_policies_that_cannot_be_shown(bare: Any, words: list[str], code: int, message: str) -> None:
+    said = bare("policy", *words)
+    assert (said.code, said.out) == (code, "")
+    assert message in said.err
+
+
+@pytest.mark.docker
+def test_images_are_listed(bare: Any) -> None:
+    rows = bare("image", "list", "--json").json
+    ours = next(row for row in rows if "workflowmaster/step:1" in row["tags"])
+    assert set(ours) == {"id", "tags", "bytes"}
+    assert ours["id"].startswith("sha256:")
+    assert ours["bytes"] > 10**6
