@@ -27,8 +27,8 @@ DURABLE = frozenset({"workflow.started", "workflow.finished", "policy.refused", 
 """Events that are on the disk before the call returns; the others follow with the next of these."""
 
 SOON = frozenset({"container.started"})
-"""Events that are on their way to the disk when the call returns. Waiting would hold up every step: a busy disk was seen
-to take two seconds."""
+"""Events that are on their way to the disk when the call returns. Waiting would hold up every step: a busy disk was
+seen to take two seconds."""
 
 LAST = frozenset({"workflow.finished", "approval"})
 """Events that the log of a run ends with while nobody works on it."""

@@ -10,7 +10,7 @@ import heapq
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from workflowmaster.flows.plan import Step
 
@@ -101,8 +101,3 @@ class ReadyQueue:
             left[name] = left.get(name, self._open[name]) - 1
             if left[name] == 0:
                 heapq.heappush(heap, (self._rank[name], name))
-
-
-def blocked_by(step: Step, ended: Mapping[str, bool]) -> tuple[str, ...]:
-    """Return the needs that keep a step from running; `ended` says of each ended step whether it may be built on."""
-    return tuple(need for need in step.needs if not ended.get(need, False))

@@ -139,7 +139,7 @@ def task_for(step: Step, journey: Journey) -> Task[[str], Any]:
     """Return the step's task: named, tagged, with the step's own retries.
 
     For each tag a task has when it starts, Prefect asks the server for a slot: 50 ms on a quiet machine, two seconds on
-    a busy one, again every five seconds. So tags that no concurrency limit names are given only once the task has begun.
+    a busy one, again every five seconds. So tags that no concurrency limit names are given once the task has begun.
     """
     tags = tags_of(journey, step)
     retries = min(step.retries.max, journey.settings.max_retry_attempts)

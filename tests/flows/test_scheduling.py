@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workflowmaster.flows.plan import Source, Step
-from workflowmaster.flows.scheduling import ReadyQueue, ancestors, blocked_by, remaining_minutes
+from workflowmaster.flows.scheduling import ReadyQueue, ancestors, remaining_minutes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,11 +140,6 @@ def test_the_long_chain_goes_first_then_the_urgent_then_the_first_written() -> N
 def test_nothing_ready_is_an_error() -> None:
     with pytest.raises(IndexError):
         ReadyQueue([]).take()
-
-
-def test_blocked_by_names_the_needs_in_the_way() -> None:
-    wants = step("join", "good", "bad", "unknown")
-    assert blocked_by(wants, {"good": True, "bad": False}) == ("bad", "unknown")
 
 
 def test_a_thousand_steps_are_scheduled_in_no_time() -> None:
