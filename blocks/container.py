@@ -147,8 +147,9 @@ def _ulimits(policy: SecurityPolicy) -> list[dict[str, Any]]:
 
 
 def _log_driver(policy: SecurityPolicy) -> dict[str, Any]:
-    # Above our own cap, so that whoever adopts the container after a crash can read all of it.
-    size = f"{2 * policy.output_cap // 2**20 + 1}m"
+    # Above our own cap, so that whoever adopts the container after a crash can read all of it: the driver adds 25 bytes
+    # to a line, which lines of 13 bytes on average still leave room for. Beyond it the log loses its beginning.
+    size = f"{3 * policy.output_cap // 2**20 + 1}m"
     return {"Type": "local", "Config": {"max-size": size, "max-file": "1", "compress": "false"}}
 
 

@@ -36,7 +36,7 @@ SETTLE = 5.0
 """Seconds the engine gets to notice the end of a container whose streams have ended."""
 
 CHUNK = 1 << 18
-"""Bytes taken from the engine at once."""
+"""Bytes taken from the engine at once: more than a TLS record, of which poll would not see what is left over."""
 
 LAST_WORDS = 400
 """Bytes kept of what a container says that ends before its command begins."""
@@ -132,20 +132,15 @@ class Reader:
             self.usage = usage
 
     def _receive(self) -> None:
-        """Take what is there. What TLS has unpacked already is invisible to poll, so it is asked for."""
-        more = True
-        while more:
-            try:
-                data = self.socket.recv(CHUNK)
-            except OSError:
-                data = b""  # the connection is torn; how the container ended, the engine will tell
-            self.ended = not data
-            for stream, chunk in self.frames.feed(data):
-                self._take(stream, chunk)
-            if self.marked and not self.dead:
-                self._account()
-            pending = getattr(self.socket, "pending", None)
-            more = bool(data and pending and pending())
+        try:
+            data = self.socket.recv(CHUNK)
+        except OSError:
+            data = b""  # the connection is torn; how the container ended, the engine will tell
+        self.ended = not data
+        for stream, chunk in self.frames.feed(data):
+            self._take(stream, chunk)
+        if self.marked and not self.dead:
+            self._account()
 
     def _take(self, stream: int, chunk: bytes) -> None:
         output = self.marks[stream].feed(chunk)

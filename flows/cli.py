@@ -12,6 +12,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
+from workflowmaster.flows.importing import uncollected
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -135,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module, _, name = given.does.partition(":")
     try:
-        return int(getattr(importlib.import_module(module), name)(given) or 0)
+        with uncollected():
+            work = getattr(importlib.import_module(module), name)
+        return int(work(given) or 0)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130

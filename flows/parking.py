@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,10 @@ if TYPE_CHECKING:
     from workflowmaster.flows.plan import Step
 
 AHEAD = 3
-"""Containers parked beyond the running ones. Measured: three are enough for steps that work for half a second."""
+"""Containers parked beyond those that may run at a time. Three are enough for steps that work for half a second."""
+
+MOST = 16
+"""Containers parked at all; each idle one holds about 16 MB."""
 
 log = logging.getLogger(__name__)
 
@@ -104,12 +106,12 @@ class Parking:
         self.trees = Trees(journey.folder.trees)
         self.enabled = True
         self._waiting: dict[str, Future[Parked]] = {}
-        self._limit = max(AHEAD, min(journey.parallel, 2 * (os.cpu_count() or 1) + AHEAD))
+        self.limit = min(journey.parallel + AHEAD, MOST)
 
     def ahead(self, steps: Iterable[Step]) -> None:
         """Park for these steps, the most urgent first, as far as there is room."""
         for step in steps:
-            if not self.enabled or len(self._waiting) >= self._limit:
+            if not self.enabled or len(self._waiting) >= self.limit:
                 return
             if step.in_container and step.id not in self._waiting and step.id not in self.journey.running:
                 self._waiting[step.id] = self.park(step, self._first(step), "work")

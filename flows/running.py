@@ -1,20 +1,19 @@
 """From a prepared run to its end: Prefect's import, the flow run, and what the process answers.
 
 The order is the order of speed. A temporary server takes seconds to start, so it is started first and everything else
-happens meanwhile; Prefect's import is the next longest, and is done with the garbage collector off, because collecting
-among half a million new objects that all stay costs 0.4 s a run.
+happens meanwhile; Prefect's import is the next longest, and the first containers are started before it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from workflowmaster.flows import embedded, serving
+from workflowmaster.flows.importing import uncollected
 from workflowmaster.flows.journey import Journey, keep
 from workflowmaster.flows.parking import Parking
 from workflowmaster.flows.scheduling import ReadyQueue
@@ -58,12 +57,9 @@ def _set_off(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> 
     if not journey.record.flow_run_id:
         # Most of a start is waiting for the engine: let it work while this process imports Prefect.
         journey.parking = Parking(journey)
-        journey.parking.ahead(ReadyQueue(journey.plan.tasks).upcoming((), journey.parallel))
-    gc.disable()
-    from workflowmaster.flows import delivery
-
-    gc.freeze()
-    gc.enable()
+        journey.parking.ahead(ReadyQueue(journey.plan.tasks).upcoming((), journey.parking.limit))
+    with uncollected():
+        from workflowmaster.flows import delivery
     if own:
         own.wait_ready()
     delivery.prepared[journey.id] = (journey, watcher)

@@ -221,7 +221,7 @@ def test_the_container_carries_its_labels_and_a_log_that_an_adopter_can_read(see
     assert seen.inspect["Name"] == f"/{seen.request.name}"
     log = seen.inspect["HostConfig"]["LogConfig"]
     assert log["Type"] == "local"
-    assert int(log["Config"]["max-size"].rstrip("m")) << 20 > seen.policy.output_cap
+    assert int(log["Config"]["max-size"].rstrip("m")) << 20 > seen.policy.output_cap * (13 + 25) / 13
     assert seen.inside["cwd"] == "/tmp"
 
 

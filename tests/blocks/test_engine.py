@@ -282,7 +282,6 @@ def test_an_engine_behind_tls_runs_a_step(
             monkeypatch.delenv(name, raising=False)
         remote = Engine()
         assert not remote.info.local
-        # TLS unpacks 16 KiB at once, of which a reader that only polls would see the first part.
         made = sh("head -c 3000000 /dev/zero; echo end >&2; exit 9")
         made.container = Container(remote, made.container.request)
         ending = made.park().go(20)

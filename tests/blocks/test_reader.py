@@ -51,6 +51,7 @@ CASES = (
     Case("killed by a signal", "kill -TERM $$", 143, None),
     Case("killed hard", "echo a; kill -KILL $$", 137, None),
     Case("its shell killed", "echo a; kill -KILL $PPID; exit 3", 137, None),
+    Case("its shell killed after half a mark", r"printf 'a\036'; kill -KILL $PPID; sleep 9", 137, b"a\x1e"),
     Case("no such command", ("no-such-command", "x"), 127, None),
     Case("not executable", ("/etc/passwd",), 126, None),
     Case("a builtin is no program", ("exit", "3"), 127, None),

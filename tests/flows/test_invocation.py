@@ -22,7 +22,7 @@ def step(name: str = "build", interpreter: str = "bash", text: str = "make", **f
 
 def plan(*steps: Step, inputs: tuple[InputSpec, ...] = ()) -> Plan:
     where = PromptRef(path="p.md", sha256="0", kind="explicit")
-    return Plan(name="p", compiler="1", tasks=steps, prompt=where, inputs=inputs)
+    return Plan(name="p", compiler="1", tasks=steps, prompt=where, inputs=inputs, input_values={"dry-run": "true"})
 
 
 def result(name: str, **outputs: str) -> StepResult:
@@ -57,7 +57,7 @@ def test_a_script_is_a_file_and_a_prompt_is_stdin() -> None:
 
 
 def test_the_environment_has_inputs_matrix_outputs_and_its_own() -> None:
-    specs = (InputSpec(name="dry-run", type="boolean", default=True), InputSpec(name="group"), InputSpec(name="n"))
+    specs = (InputSpec(name="dry-run", type="boolean"), InputSpec(name="group"), InputSpec(name="n"))
     one = step(matrix={"python": "3.12"}, env={"MODE": "fast"})
     values = environment(
         one, plan(one, inputs=specs), {"group": "a b"}, {"test/3.11": result("test/3.11", **{"new-ver": "2"})}

@@ -105,14 +105,26 @@ def test_ready_steps_go_in_order_of_their_rank(steps: list[Step]) -> None:
     assert [weight[one.id] for one in taken] == sorted((weight[one.id] for one in taken), reverse=True)
 
 
-@given(graphs(), st.integers(0, 6))
-def test_upcoming_are_the_ready_ones_then_those_that_only_wait_for_running_ones(steps: list[Step], limit: int) -> None:
-    queue = ReadyQueue(steps)
-    roots = {one.id for one in steps if not one.needs}
-    assert [one.id for one in queue.upcoming((), limit)] == sorted(roots, key=queue.rank)[:limit]
-    running = {queue.take().id for _ in range(len(roots))}
-    soon = [one.id for one in steps if one.needs and set(one.needs) <= running]
-    assert [one.id for one in queue.upcoming(running, limit)] == sorted(soon, key=queue.rank)[:limit]
+@given(graphs(), st.integers(0, 6), st.integers(0, 3), st.integers(0, 3))
+def test_upcoming_is_what_would_be_taken_if_all_went_well(
+    steps: list[Step], limit: int, ending: int, starting: int
+) -> None:
+    queue, ended, running = ReadyQueue(steps), set[str](), set[str]()
+    for count, ends in ((ending, True), (starting, False)):
+        for _ in range(count):
+            if queue:
+                name = queue.take().id
+                if ends:
+                    queue.end(name)
+                (ended if ends else running).add(name)
+    wanted = list[str]()
+    while len(wanted) < limit:
+        done = ended | running | set(wanted)
+        free = [one.id for one in steps if one.id not in done and set(one.needs) <= done]
+        if not free:
+            break
+        wanted.append(min(free, key=queue.rank))
+    assert [one.id for one in queue.upcoming(running, limit)] == wanted
 
 
 @given(graphs())

@@ -17,135 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.docker, pytest.mark.prefect]
 
-PROMPT = """\
----
-name: Everything goes well
-description: One of each.
-max-parallel: 4
-inputs:
-  greeting: {type: string, required: true}
-  loud: {type: boolean, default: false}
----
-
-# Everything goes well
-
-## Steps
-
-### build
-- outputs: [version]
-```bash
-echo base > built.txt
-printf 'version=1.2\\nnotes<<END\\ntwo\\nlines\\nEND\\n' >> "$WM_OUTPUT"
-echo "$INPUT_GREETING, $INPUT_LOUD"
-```
-
-### install
-- needs: build
-```bash
-mkdir -p .venv/lib && echo 'NAME = "venv"' > .venv/lib/kept.py
-if ls node_modules 2>/dev/null; then exit 1; fi
-```
-
-### use
-- needs: install
-```python
-import sys
-sys.path.insert(0, ".venv/lib")
-import kept
-open("used.txt", "w").write(kept.NAME + "\\n")
-```
-
-### test
-- needs: build
-- matrix: {python: ["3.11", "3.12"], os: [debian]}
-```bash
-echo "$MATRIX_PYTHON on $MATRIX_OS, $STEP_BUILD_VERSION" > "tested-$MATRIX_PYTHON.txt"
-```
-
-### join
-- needs: [use, test]
-```bash
-cat used.txt tested-3.11.txt tested-3.12.txt > joined.txt
-test "$STEP_BUILD_NOTES" = "two
-lines"
-test -f .venv/lib/kept.py
-```
-
-### flaky
-- needs: build
-- retries: {max: 2, wait: 1s}
-```bash
-test ! -e half-done.txt
-echo "$WM_ATTEMPT" > half-done.txt
-mkdir -p .venv && echo "$WM_ATTEMPT" >> .venv/attempts
-echo "attempt $WM_ATTEMPT"
-test "$WM_ATTEMPT" -ge 2
-cat .venv/attempts
-rm half-done.txt .venv/attempts
-```
-
-### checked
-- needs: build
-```bash
-echo good > checked.txt
-```
-```bash check
-grep good checked.txt
-echo left by the check > leftover.txt
-```
-
-### read-only
-- needs: build
-- security-policy: hardened
-```bash
-if touch built.txt 2>/dev/null; then exit 1; fi
-mkdir -p /out/workspace/deep && echo laid over > /out/workspace/deep/hardened.txt
-```
-
-### throw-away
-- needs: build
-- security-policy: testing
-```bash
-echo gone > throw-away.txt
-```
-
-### inside-out
-- needs: build
-- security-policy: paranoid
-- inputs: ["built.txt"]
-```bash
-test ! -e /workspace/built.txt
-mkdir -p /out/workspace && tr a-z A-Z < /wm/inputs/built.txt > /out/workspace/paranoid.txt
-```
-
-### only-if-loud
-- needs: build
-- if: inputs.loud
-```bash
-exit 1
-```
-
-### after-loud
-- needs: only-if-loud
-```bash
-exit 1
-```
-
-### anyway
-- needs: only-if-loud
-- if: always()
-```bash
-echo anyway > anyway.txt
-```
-
-### last
-- needs: [join, flaky, checked, read-only, throw-away, inside-out, anyway]
-- if: steps.build.outputs.version == "1.2"
-```bash
-cat joined.txt checked.txt deep/hardened.txt paranoid.txt anyway.txt
-test ! -e throw-away.txt && test ! -e leftover.txt && test ! -e half-done.txt
-```
-"""
+PROMPT = Path(__file__).parent / "prompts/green.md"
 
 NEEDS = {
     "build": set(),
@@ -154,7 +26,7 @@ NEEDS = {
     "test/3.11-debian": {"build"},
     "test/3.12-debian": {"build"},
     "join": {"use", "test/3.11-debian", "test/3.12-debian"},
-    "flaky": {"build"},
+    "flaky": {"install"},
     "checked": {"build"},
     "read-only": {"build"},
     "throw-away": {"build"},
@@ -190,13 +62,8 @@ def before(repo: Any) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def prompt(prompt_file: Callable[..., Path]) -> Path:
-    return prompt_file(PROMPT, "green.md")
-
-
-@pytest.fixture(scope="module")
-def said(wm: Any, repo: Any, prompt: Path, before: dict[str, object]) -> Any:
-    return wm.run(prompt, repo.path, "--input", "greeting=hello $(id) 'quoted'")
+def said(wm: Any, repo: Any, before: dict[str, object]) -> Any:
+    return wm.run(PROMPT, repo.path, "--input", "greeting=hello $(id) 'quoted'")
 
 
 @pytest.fixture(scope="module")
@@ -231,8 +98,7 @@ def test_every_step_had_a_container_of_its_own(tasks: dict[str, Answer]) -> None
 def test_no_container_and_no_work_tree_is_left(wm: Any, run: Answer, containers: Callable[..., list[str]]) -> None:
     assert containers(run["workflow_id"]) == []
     folder = wm.folder(run["workflow_id"])
-    assert list((folder / "exchange").iterdir()) == []
-    assert not (folder / "trees").exists() or list((folder / "trees").iterdir()) == []
+    assert not [path for path in folder.iterdir() if path.name in ("exchange", "trees")]
 
 
 def test_the_branch_holds_the_work_of_all_steps(repo: Any, run: Answer) -> None:
@@ -490,12 +356,13 @@ def test_the_audit_log_holds(wm: Any, run: Answer) -> None:
     assert said.json["holds"] is True
 
 
-def test_a_second_run_is_another_workflow(wm: Any, repo: Any, prompt: Path, run: Answer) -> None:
-    """Equal work under `cache: false` is done again, and gives the same trees."""
-    said = wm.run(prompt, repo.path, "--input", "greeting=again", "--max-parallel", "2")
-    assert said.code == 0, said.text
-    assert said.json["workflow_id"] != run["workflow_id"]
-    assert not any(task["reused"] for task in said.json["tasks"])
-    assert repo.git("rev-parse", f"{said.json['branch']}^{{tree}}") == repo.git(
-        "rev-parse", f"{run['branch']}^{{tree}}"
-    )
+def test_a_second_run_is_another_workflow(wm: Any, repo: Any, run: Answer) -> None:
+    """Equal work without `cache: true` is done again, and gives the same trees; without --json nothing is on stdout."""
+    said = wm("run", PROMPT, "--workspace", repo.path, "--input", "greeting=again", "--max-parallel", "2")
+    assert (said.code, said.out) == (0, ""), said.text
+    assert said.err.count(" completed ") == 13
+    newest = wm("list", "--json").json[0]
+    assert newest["workflow_id"] != run["workflow_id"]
+    assert wm("stats", newest["workflow_id"], "--json").json["reused_tasks"] == 0
+    trees = [repo.git("rev-parse", f"{branch}^{{tree}}") for branch in (newest["branch"], run["branch"])]
+    assert trees[0] == trees[1]

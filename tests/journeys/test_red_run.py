@@ -6,6 +6,7 @@ The ways to break a container are real ones, and the reasons are what the run re
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,169 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.docker, pytest.mark.prefect]
 
-PROMPT = """\
----
-name: Much goes wrong
-max-parallel: 4
----
-
-# Much goes wrong
-
-## Steps
-
-### fine
-```bash
-echo fine > fine.txt
-```
-
-### fails
-- needs: fine
-```bash
-echo the last words
-exit 7
-```
-
-### blocked
-- needs: fails
-```bash
-echo never
-```
-
-### cleanup
-- needs: fails
-- if: always()
-```bash
-test ! -e never.txt && echo cleanup > cleanup.txt
-```
-
-### on-trouble
-- needs: fails
-- if: failure()
-```bash
-echo trouble
-```
-
-### tolerated
-- needs: fine
-- continue-on-error: true
-```bash
-echo kept anyway > tolerated.txt
-exit 3
-```
-
-### after-tolerated
-- needs: tolerated
-```bash
-cat tolerated.txt
-```
-
-### given-up
-- needs: fine
-- on-failure: skip
-```bash
-echo lost > given-up.txt
-exit 4
-```
-
-### after-given-up
-- needs: given-up
-```bash
-test ! -e given-up.txt
-```
-
-### slow
-- timeout-minutes: 1s
-```bash
-echo started
-sleep 60
-```
-
-### greedy
-- resources: {memory: 32m}
-```python
-held = bytearray(256 * 2**20)
-```
-
-### forks
-- security-policy: hardened
-- timeout-minutes: 4s
-```bash
-bomb() { bomb | bomb & }
-bomb 2>/dev/null
-sleep 60
-```
-
-### chatty
-- security-policy: hardened
-```bash
-echo first words
-head -c 200000000 /dev/zero | tr '\\0' x
-```
-
-### checked
-```bash
-echo bad > checked.txt
-```
-```bash check
-grep good checked.txt
-```
-
-### stubborn
-- retries: {max: 2, wait: 10ms, backoff: fixed}
-```bash
-echo "attempt $WM_ATTEMPT"
-exit 9
-```
-
-### not-listed
-- retries: {max: 2, wait: 10ms, on: [timeout]}
-```bash
-exit 1
-```
-
-### promises
-- outputs: [answer]
-```bash
-echo "other=1" >> "$WM_OUTPUT"
-```
-
-### garbles
-```bash
-echo "no equals sign" >> "$WM_OUTPUT"
-```
-
-### points-outside
-```bash
-ln -s /etc/passwd /out/outputs
-```
-
-### not-there
-```bash
-no-such-program
-```
-
-### killed
-```bash
-kill -SEGV $$
-```
-
-### links
-```bash
-ln -s /etc/passwd passwd
-ln -s ../../../../etc etc
-mkdir -p nested/.git && echo "[core]" > nested/.git/config
-mkdir .git && echo evil > .git/config
-echo plain > plain.txt
-```
-
-### reads-links
-- needs: links
-```bash
-test "$(readlink passwd)" = /etc/passwd
-test ! -e .git/config
-cat plain.txt
-```
-"""
+PROMPT = Path(__file__).parent / "prompts/red.md"
 
 FAILED = {
     "fails": "exit 7",
@@ -191,7 +30,7 @@ FAILED = {
     "not-listed": "exit 1",
     "promises": "it did not write answer to $WM_OUTPUT, as its outputs promise",
     "garbles": "line 1 of $WM_OUTPUT is 'no equals sign'; expected name=value",
-    "points-outside": "/out/outputs is not a plain file (Too many levels of symbolic links)",
+    "points-outside": "/out/outputs cannot be read as a plain file (Too many levels of symbolic links)",
     "not-there": "a command was not found in the image (exit 127); see its log",
     "killed": "it was killed by SIGSEGV (exit 139)",
 }
@@ -212,8 +51,8 @@ def before(repo: Any) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def said(wm: Any, repo: Any, before: dict[str, object], prompt_file: Callable[..., Any]) -> Any:
-    return wm.run(prompt_file(PROMPT, "red.md"), repo.path)
+def said(wm: Any, repo: Any, before: dict[str, object]) -> Any:
+    return wm.run(PROMPT, repo.path)
 
 
 @pytest.fixture(scope="module")

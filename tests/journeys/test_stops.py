@@ -181,6 +181,15 @@ def test_a_killed_container_fails_its_step_and_a_resume_does_only_the_rest(
     assert started == ["before", "middle", "middle", "after"]
 
 
+def test_a_log_is_followed_until_its_step_has_ended(wm: Any, working: Callable[..., tuple[Any, Path]]) -> None:
+    running, folder = working(wm)
+    followed = wm("logs", folder.name, "--step", "middle", "--follow")
+    assert (followed.code, followed.out, followed.err) == (0, "working\n", "")
+    waiting = wm("logs", folder.name, "--step", "after", "--follow")
+    assert waiting.out == "before\nmiddle\nkept\n"
+    assert running.ended().code == 0
+
+
 def test_a_resume_of_a_completed_run_starts_nothing(
     wm: Any, repository: Callable[..., Any], prompt_file: Callable[..., Path]
 ) -> None:

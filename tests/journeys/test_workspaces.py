@@ -110,6 +110,20 @@ def test_a_folder_inside_a_repository_stands_for_all_of_it(
     assert set(repo.files(said.json["branch"])) == {"a.txt", "services/api/b.txt"}
 
 
+def test_two_runs_at_once_in_one_repository(
+    wm: Any, repository: Callable[..., Any], prompt_file: Callable[..., Path]
+) -> None:
+    repo, prompt = repository(), prompt_file(PROMPT)
+    before = repo.state()
+    both = [wm.start("run", prompt, "--workspace", repo.path, "--json", "-q") for _ in range(2)]
+    answers = [running.ended() for running in both]
+    assert [said.code for said in answers] == [0, 0], answers[0].text + answers[1].text
+    branches = {f"refs/heads/{said.json['branch']}" for said in answers}
+    assert repo.refs() == {"refs/heads/main", *branches}
+    assert len(branches) == 2
+    assert repo.state() == before
+
+
 def test_a_run_that_changes_nothing_leaves_no_branch(
     wm: Any, repository: Callable[..., Any], prompt_file: Callable[..., Path]
 ) -> None:
