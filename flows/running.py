@@ -20,6 +20,8 @@ from workflowmaster.flows.scheduling import ReadyQueue
 from workflowmaster.flows.sweeping import sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from prefect.client.schemas.objects import FlowRun
 
     from workflowmaster.flows.embedded import EmbeddedServer
@@ -63,6 +65,21 @@ def _set_off(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> 
     if own:
         own.wait_ready()
     delivery.prepared[journey.id] = (journey, watcher)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM for a second: raised in the middle of an import, they come out as anything."""
+    asked: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda which, _: asked.append(which)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _drain() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import re
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from workflowmaster.flows import cli
+from workflowmaster.flows import cli, compiler, prompts
 from workflowmaster.flows.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -97,3 +98,37 @@ def test_help_is_printed(name):
     )
     assert done.returncode == 0
     assert "usage: workflowmaster" in done.stdout
+
+
+def prompts_of_the_readme() -> list[str]:
+    return re.findall(r"^````markdown\n(.*?)^````$", text("README.md"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", range(len(prompts_of_the_readme())))
+def test_prompts_in_the_readme_compile_without_a_word(number):
+    prompt = prompts.parse(prompts_of_the_readme()[number].encode(), "README.md")
+    done = compiler.compile_prompt(prompt)
+    assert done.diagnostics == ()
+    assert done.plan
+    assert done.plan.prompt.kind == "explicit"
+
+
+def test_the_readme_has_a_prompt():
+    assert prompts_of_the_readme()
+
+
+@pytest.mark.docker
+def test_python_in_the_documentation_runs():
+    fences = re.findall(r"```python\n(.*?)```", text("docs/prefect.md"), re.DOTALL)
+    names: dict[str, object] = {}
+    for fence in fences:
+        exec(compile(fence, "docs/prefect.md", "exec"), names)
+    hello = names["hello"]
+    assert callable(hello)
+    assert asyncio.run(hello()) == "hello\n"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.md")), ids=lambda path: path.name)
+def test_examples_have_no_errors(path):
+    found = compiler.compile_prompt(prompts.read(path)).diagnostics
+    assert [one.code for one in found if one.severity != "note"] == []
