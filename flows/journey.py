@@ -30,6 +30,7 @@ from workflowmaster.flows.folders import Folder, write_atomically
 from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
 from workflowmaster.flows.state import WorkflowState
+from workflowmaster.flows.sweeping import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -212,34 +213,37 @@ def prepare(
     folder = resume or folders.create(folders.new_id())
     with _undone(folder, new=resume is None) as lock:
         if resume:
-            # What a killed owner left there belongs to containers that are gone.
+            # What a killed owner left there belongs to its containers: those go first.
+            sweep(engine, workflow=resume.id)
             remove_tree(resume.trees)
             remove_tree(resume.exchange)
         else:
             _keep_prompt(folder, plan, fixed.prompt if fixed else Path(options.prompt))
         root = os.geteuid() == 0
         user = (STEP_USER, STEP_USER) if root else (os.geteuid(), os.getegid())
-        journey = Journey(
+        record = Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images)
+        record = resumed(resume, record) if resume else record
+        write_atomically(folder.record, record.model_dump_json(indent=1))
+        return Journey(
             folder=folder,
-            record=Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images),
+            record=record,
             plan=plan,
             settings=settings,
             engine=engine,
-            store=Store.open(
-                folder.store,
-                Path(options.workspace).resolve(),
-                include_dirty=options.include_dirty,
-                owner=user if root else None,
-            ),
             audit=AuditLog(folder.audit),
             policies=limits,
             user=user,
             lock=lock,
             attempts={s.id: len(resume.logs(s.id)) for s in plan.tasks} if resume else {},
             exported=(resume.state().commit or None) if resume else None,
+            # The last thing that can fail, because it leaves a pin in the user's repository.
+            store=Store.open(
+                folder.store,
+                Path(options.workspace).resolve(),
+                include_dirty=options.include_dirty,
+                owner=user if root else None,
+            ),
         )
-        keep(journey, resumed(resume, journey.record) if resume else journey.record)
-        return journey
 
 
 def _keep_prompt(folder: Folder, plan: Plan, prompt: Path) -> None:

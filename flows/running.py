@@ -7,6 +7,7 @@ happens meanwhile; Prefect's import is the next longest, and the first container
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from workflowmaster.flows.importing import uncollected
 from workflowmaster.flows.journey import Journey, keep
 from workflowmaster.flows.parking import Parking
 from workflowmaster.flows.scheduling import ReadyQueue
-from workflowmaster.flows.sweeping import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,12 +55,11 @@ def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> W
 
 def _set_off(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> None:
     """Start the first containers, import Prefect and wait for the server, all at the same time."""
-    sweep(journey.engine, workflow=journey.id)
     if not journey.record.flow_run_id:
         # Most of a start is waiting for the engine: let it work while this process imports Prefect.
         journey.parking = Parking(journey)
         journey.parking.ahead(ReadyQueue(journey.plan.tasks).upcoming((), journey.parking.limit))
-    with uncollected():
+    with _undisturbed(), uncollected():
         from workflowmaster.flows import delivery
     if own:
         own.wait_ready()
