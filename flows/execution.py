@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workflowmaster.blocks import layering
@@ -64,56 +64,84 @@ class Attempt:
         return self.journey.inputs[self.step.id]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What an attempt came to, before it is a result."""
+
+    receipts: tuple[Receipt, ...]
+    outputs: dict[str, str]
+    commit: str
+    findings: tuple[str, ...]
+    reason: str
+    """Why it failed; empty if it did not."""
+    cause: str
+
+
 async def run(attempt: Attempt) -> StepResult:
     """Run the step's work and its check. Raises StepFailed, SandboxUnavailable or WorkspaceError."""
     journey, step = attempt.journey, attempt.step
     parked = await attempt.parking.take(step, attempt.number)
-    checking: Future[Parked] | None = None
     started = time.time()
-    try:
-        if step.check:
-            checking = attempt.parking.park(step, attempt.number, "check")
-        await _fill(attempt, parked)
-        receipt = await _send(attempt, parked, "work")
-        await asyncio.get_running_loop().run_in_executor(journey.threads, _hand_over, journey, parked)
-        outputs, fault = await asyncio.get_running_loop().run_in_executor(journey.threads, _outputs, parked, step)
-        reason, cause = explain(receipt, step.timeout_seconds)
-        reason, cause = (reason, cause) if reason else (fault, "failure" if fault else "")
-        commit, findings = await _take_in(attempt, parked, keep=not reason or step.continue_on_error)
-    except BaseException:
-        if checking:
-            attempt.parking.discard(checking)
-        raise
-    finally:
-        _leave(journey, parked)
-    receipts = [receipt]
-    if checking and reason:
-        attempt.parking.discard(checking)
-    elif checking:
-        receipts.append(await _check(attempt, checking, commit))
-        reason, cause = explain(receipts[-1], step.timeout_seconds)
-        reason = reason and f"its check failed: {reason}"
+    outcome = await _with_check(attempt, parked) if step.check else await _work(attempt, parked)
     result = StepResult(
         step=step.id,
-        status="failed" if reason else "completed",
+        status="failed" if outcome.reason else "completed",
         workflow=journey.id,
         key=journey.keys[step.id],
         attempts=attempt.number,
-        exit_code=receipts[-1].exit_code,
+        exit_code=outcome.receipts[-1].exit_code,
         seconds=time.time() - started,
-        reason=reason,
+        reason=outcome.reason,
         input_commit=attempt.commit,
-        commit=attempt.commit if reason and not step.continue_on_error else commit,
-        outputs=outputs,
-        receipts=(*journey.receipts.get(step.id, ()), *receipts),
-        findings=findings,
+        commit=attempt.commit if outcome.reason and not step.continue_on_error else outcome.commit,
+        outputs=outcome.outputs,
+        receipts=(*journey.receipts.get(step.id, ()), *outcome.receipts),
+        findings=outcome.findings,
         log=str(journey.folder.log(step.id, attempt.number).relative_to(journey.folder.path)),
         started_at=started,
     )
-    if reason:
+    if outcome.reason:
         journey.receipts[step.id] = result.receipts
-        raise StepFailed(result, cause)
+        raise StepFailed(result, outcome.cause)
     return result
+
+
+async def _with_check(attempt: Attempt, parked: Parked) -> Outcome:
+    """Do the step's work, and let its check judge what came of it. The check's container starts with the work."""
+    try:
+        checking = attempt.parking.park(attempt.step, attempt.number, "check")
+    except BaseException:
+        _leave(attempt.journey, parked)
+        raise
+    outcome: Outcome | None = None
+    try:
+        outcome = await _work(attempt, parked)
+    finally:
+        if outcome is None or outcome.reason:
+            attempt.parking.discard(checking)
+    if outcome.reason:
+        return outcome
+    receipt = await _check(attempt, checking, outcome.commit)
+    reason, cause = explain(receipt, attempt.step.timeout_seconds)
+    reason = reason and f"its check failed: {reason}"
+    return replace(outcome, receipts=(*outcome.receipts, receipt), reason=reason, cause=cause)
+
+
+async def _work(attempt: Attempt, parked: Parked) -> Outcome:
+    """Do the step's work in its container, and take in what it left."""
+    journey, step = attempt.journey, attempt.step
+    try:
+        await _fill(attempt, parked)
+        receipt = await _send(attempt, parked, "work")
+        outputs, fault = await asyncio.get_running_loop().run_in_executor(
+            journey.threads, _take_out, journey, parked, step
+        )
+        reason, cause = explain(receipt, step.timeout_seconds)
+        reason, cause = (reason, cause) if reason else (fault, "failure" if fault else "")
+        commit, findings = await _take_in(attempt, parked, keep=not reason or step.continue_on_error)
+    finally:
+        _leave(journey, parked)
+    return Outcome((receipt,), outputs, commit, findings, reason, cause)
 
 
 async def _fill(attempt: Attempt, parked: Parked) -> None:
@@ -219,8 +247,9 @@ def _hand_over(journey: Journey, parked: Parked) -> None:
         hand_over(journey.engine, request.image_id, outward, name=name, labels=labels)
 
 
-def _outputs(parked: Parked, step: Step) -> tuple[dict[str, str], str]:
+def _take_out(journey: Journey, parked: Parked, step: Step) -> tuple[dict[str, str], str]:
     """Return the step's named outputs and, if they cannot be used, why."""
+    _hand_over(journey, parked)
     try:
         found = parked.exchange.outputs()
     except BadOutputs as error:
