@@ -34,11 +34,9 @@ def saved(command_line: Callable[..., Any], prefect_server: Any) -> Iterator[Any
     assert said.code == 0, said.text
     assert next(row.split() for row in said.out.splitlines()) == ["docker-sandbox/minimal", "saved"]
     yield line
-    from urllib.request import Request, urlopen
-
     for one in prefect_server.post("/block_documents/filter", {}):
         if one["block_type"]["slug"] == "docker-sandbox":
-            urlopen(Request(f"{prefect_server.url}/block_documents/{one['id']}", method="DELETE"), timeout=30).close()
+            prefect_server.delete(f"/block_documents/{one['id']}")
 
 
 def edit(line: Any, limits: dict[str, Any], reason: str = "") -> None:
