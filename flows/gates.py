@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.plan import Step, StepResult, StepStatus
 
+
 def before(step: Step, journey: Journey) -> StepResult | None:
     """Return the result of a step that does not run, or None if it does."""
     in_the_way = [name for name in step.needs if name not in journey.passed]

@@ -88,11 +88,25 @@ def _drain() -> None:
 
 
 async def _until_done(journey: Journey) -> None:
-    """Await the flow run; SIGTERM ends it in order, as Ctrl-C does."""
+    """Await the flow run. Ctrl-C and SIGTERM end it in order, once: asking again does not make it quicker.
+
+    Left alone, a second Ctrl-C would be raised wherever the loop is, and the containers would be left running.
+    """
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(_flow_run(journey))
-    # Prefect's own handler throws into the middle of the event loop, which then cannot end anything in order.
-    journey.at_begin = lambda: loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    asked: list[bool] = []
+
+    def stop() -> None:
+        if not asked:
+            asked.append(task.cancel())
+
+    def listen() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+
+    listen()
+    # Again once the flow has begun: Prefect's own handler throws into the middle of the event loop.
+    journey.at_begin = listen
     await task
 
 
