@@ -20,7 +20,7 @@ from workflowmaster.blocks.failure import explain, signal_of
 from workflowmaster.blocks.output import Capture
 from workflowmaster.blocks.ownership import hand_over, needs_handing_over
 from workflowmaster.blocks.receipt import Receipt
-from workflowmaster.blocks.workspace import WorkspaceError, prepare, remove_tree
+from workflowmaster.blocks.workspace import Caps, WorkspaceError, prepare, remove_tree
 from workflowmaster.flows import invocation
 from workflowmaster.flows.plan import Step, StepResult, StepStatus
 
@@ -261,19 +261,21 @@ def _take_out(journey: Journey, parked: Parked, step: Step) -> tuple[dict[str, s
 async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str, tuple[str, ...]]:
     """Turn what the step left into a commit. Under a policy that throws its copy away, the input commit remains."""
     journey, step, commit = attempt.journey, attempt.step, attempt.commit
-    way = parked.container.request.policy.workspace
+    policy = parked.container.request.policy
+    way = policy.workspace
 
     def take() -> tuple[str, tuple[str, ...]]:
         if not keep or way == "copy":
             return commit, ()
         message = step.name if step.name == step.id else f"{step.id}: {step.name}"
         if way != "rw" or not parked.tree:
-            outward, cap = parked.exchange.outward, parked.container.request.policy.result_cap
+            outward, cap = parked.exchange.outward, min(filter(None, (policy.result_cap, policy.disk)), default=None)
             taken = layering.overlay(journey.store, commit, outward, step=step.id, message=message, cap=cap)
             if parked.tree:
                 parked.tree.commit = commit  # it was mounted read-only
             return taken.commit, taken.findings
-        taken = journey.store.snapshot(parked.tree.path, parents=[commit], step=step.id, message=message)
+        caps = Caps(total_bytes=policy.disk or Caps().total_bytes)
+        taken = journey.store.snapshot(parked.tree.path, parents=[commit], step=step.id, message=message, caps=caps)
         parked.tree.commit = taken.commit
         return taken.commit, taken.findings
 

@@ -31,6 +31,7 @@ from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
 from workflowmaster.flows.state import WorkflowState
 from workflowmaster.flows.sweeping import sweep
+from workflowmaster.flows.unmet import refuse_unmet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,6 +204,7 @@ def prepare(
     Raises PromptError, PolicyError, WorkspaceError, NeedsPerson, SandboxUnavailable.
     """
     plan = fixed.plan if fixed else resume.plan() if resume else plan_of(options, settings)
+    refuse_unmet(plan)
     _need_agent(plan, options.agent or settings.agent)
     limits = {step.id: effective(step, settings) for step in plan.tasks}
     engine = Engine()
