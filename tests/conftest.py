@@ -20,9 +20,15 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# Each property is tried often enough to be a test, and twenty times as often by `make full`.
+settings.register_profile("short", max_examples=25, deadline=None)
+settings.register_profile("full", max_examples=500, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 ROOT = Path(__file__).resolve().parents[1]
 WM = Path(sys.executable).with_name("workflowmaster")

@@ -21,10 +21,16 @@ DATA = ("*.yaml", "*.css", "*.html", "seccomp/*.json", "images/**/*", "*.ipynb",
 def wheel(tmp_path_factory):
     """The wheel that is built from the sdist of this checkout."""
     place = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--sdist", "-o", place, ROOT], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--sdist", "-o", place, ROOT], check=True, capture_output=True
+    )
     shutil.unpack_archive(next(place.glob("*.tar.gz")), place / "source")
     source = next((place / "source").iterdir())
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", place, source], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", place, source],
+        check=True,
+        capture_output=True,
+    )
     return next(place.glob("*.whl"))
 
 

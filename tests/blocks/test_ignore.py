@@ -45,7 +45,7 @@ def empty_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINES, min_size=1, max_size=4).map(b"\n".join))
 def test_git_says_the_same(empty_repo: Path, content: bytes) -> None:
     (empty_repo / ".gitignore").write_bytes(content)

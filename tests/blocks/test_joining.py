@@ -72,7 +72,7 @@ PATHS = ["a", "d/x", "d/y", "d/e/z", ".venv/p", ".venv/q"]
 VERSIONS = st.dictionaries(st.sampled_from(PATHS), st.sampled_from(["1\n", "2\n", "3\n"]))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=VERSIONS, ours=VERSIONS, theirs=VERSIONS)
 def test_every_path_follows_the_three_way_rule(
     store: Store, before: dict[str, str], ours: dict[str, str], theirs: dict[str, str]

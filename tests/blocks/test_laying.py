@@ -66,7 +66,7 @@ def plain(tmp_path: Path, open_store: Callable[..., Store]) -> Store:
     return open_store(tmp_path / "plain")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=TREES, second=TREES)
 def test_trees_travel_exactly(
     plain: Store, contents: Reader, first: dict[bytes, object], second: dict[bytes, object]

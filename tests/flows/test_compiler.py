@@ -236,13 +236,13 @@ WORDS = [
 ]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WORDS), max_size=40).map("\n".join))
 def test_any_mixture_of_what_prompts_say_compiles_or_says_why(text):
     assert_sound(compiled(text), text)
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_mutation_of_a_real_prompt_compiles_or_says_why(data):
     lines = data.draw(st.sampled_from(SOURCES)).split("\n")
@@ -265,7 +265,7 @@ def test_any_mutation_of_a_real_prompt_compiles_or_says_why(data):
     assert_sound(compiled(text), text)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None)
 @given(
     st.text(alphabet="abcdefgh $`()|&;<>{}[]'\"\\/.-_\n#", max_size=80), st.sampled_from(["bash", "sh", "console", ""])
 )
