@@ -9,12 +9,14 @@ request per folder, which is what a workflow has.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from workflowmaster.blocks.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROGRESS_MARK: Final = "<!-- workflowmaster:progress -->"
 """Line of `issue.md` below which the progress stands; text from prompts cannot contain it."""
@@ -180,7 +182,7 @@ class LocalForge:
     def _replace(self, path: Path, data: bytes) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, data)
+            write_atomically(path, data)
         except OSError as error:
             mend = "free space or mend the folder's rights, then resume"
             raise ForgeError(f"{path}: cannot be written ({error.strerror or error}); {mend}") from error
@@ -196,24 +198,3 @@ def _pull_request_text(request: PullRequest) -> str:
 def _unmarked(body: str) -> str:
     """Make sure that a text cannot hold the mark that separates it from the progress."""
     return body.replace(PROGRESS_MARK, PROGRESS_MARK.replace("<", "&lt;"))
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one step that survives a power cut: write beside it, sync, rename, sync the folder."""
-    # In the same folder, because a rename is atomic only within one file system.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    # Also on Ctrl-C: a half-written file must not be left for the next run to wonder about.
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import ValidationError
 
 from workflowmaster import policies
+from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.flows.asking import BadOption, Options, plan_of
-from workflowmaster.flows.folders import write_atomically
 from workflowmaster.flows.inputs import as_text, convert
 from workflowmaster.flows.journey import Fixed, Journey, pin, prepare
 from workflowmaster.flows.looking import out

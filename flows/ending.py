@@ -10,13 +10,12 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Literal
 
+from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.forge import ChangedFile, LocalForge, PullRequest
 from workflowmaster.blocks.layering import tree_of
-from workflowmaster.blocks.output import tail
 from workflowmaster.blocks.workspace import WorkspaceError
 from workflowmaster.flows import report
 from workflowmaster.flows.execution import in_git
-from workflowmaster.flows.folders import write_atomically
 from workflowmaster.flows.hosting import branch
 from workflowmaster.flows.state import WorkflowState, final_status
 
@@ -36,7 +35,7 @@ async def conclude(journey: Journey, *, aborted: str = "") -> WorkflowState:
     status = "aborted" if aborted else final_status(journey.plan.tasks, journey.results)
     state = journey.state(status=status, reason=aborted or reason(journey), running=())
     state, files = await _publish(journey, state)
-    logs = {step: tail(paths[-1], TAIL_LINES) for step in journey.results if (paths := journey.folder.logs(step))}
+    logs = journey.folder.tails(journey.results, TAIL_LINES)
     state = state.model_copy(update={"report": str(journey.folder.report)})
     await asyncio.to_thread(write_atomically, journey.folder.report, report.html(state, logs, files=files))
     await _artifact(state, logs)

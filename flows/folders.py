@@ -1,23 +1,22 @@
-"""Where everything lies: the state directory and one folder per workflow, private to their owner.
-
-Files that must not be half-written are replaced by rename after fsync. A reader therefore sees the old or the new one,
-never a mixture, whatever kills the writer.
-"""
+"""Where everything lies: the state directory and one folder per workflow, private to their owner."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from workflowmaster.blocks.output import tail
 from workflowmaster.flows.plan import Plan
 from workflowmaster.flows.settings import home
 from workflowmaster.flows.state import WorkflowState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{2,79}")
 LONGEST_NAME = 100
@@ -104,6 +103,10 @@ class Folder:
         own = [path for path in found if path.name.removeprefix(f"{safe(step)}.").removesuffix(".log").isdigit()]
         return sorted(own, key=lambda path: int(path.name.split(".")[-2]))
 
+    def tails(self, steps: Iterable[str], lines: int) -> dict[str, str]:
+        """Return the last lines of each step's last attempt, for those that have a log."""
+        return {step: tail(paths[-1], lines) for step in steps if (paths := self.logs(step))}
+
     def state(self) -> WorkflowState:
         """Read the workflow's state."""
         return WorkflowState.model_validate_json(self.state_file.read_bytes())
@@ -155,29 +158,3 @@ def safe(step: str) -> str:
     if plain == step:
         return plain
     return f"{plain}-{hashlib.sha256(step.encode(errors='surrogatepass')).hexdigest()[:6]}"
-
-
-def write_atomically(path: Path, data: bytes | str, *, durable: bool = True) -> None:
-    """Replace a file so that a reader or a crash sees the old or the new content, never half of it."""
-    body = data.encode() if isinstance(data, str) else data
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(body)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from workflowmaster import policies
+from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import Engine, SandboxUnavailable
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.workspace import Store, WorkspaceError, remove_tree
 from workflowmaster.flows import folders
 from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.audit import AuditLog
-from workflowmaster.flows.folders import Folder, write_atomically
 from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
 from workflowmaster.flows.state import WorkflowState
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from workflowmaster.blocks.receipt import Receipt
+    from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.parking import Parking
     from workflowmaster.flows.settings import Settings
     from workflowmaster.policies import SecurityPolicy

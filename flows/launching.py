@@ -10,11 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.output import tail
+from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.flows import folders, journey, report, running, serving
 from workflowmaster.flows.asking import BadOption, Options, inputs, plan_of
 from workflowmaster.flows.audit import AuditLog
-from workflowmaster.flows.folders import Folder, write_atomically
 from workflowmaster.flows.journey import Journey, NeedsPerson, Record, prepare
 from workflowmaster.flows.progress import Progress
 from workflowmaster.flows.settings import Settings, load
@@ -22,6 +21,7 @@ from workflowmaster.flows.settings import Settings, load
 if TYPE_CHECKING:
     import argparse
 
+    from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.state import WorkflowState
 
 INTERRUPTED = 130
@@ -116,7 +116,7 @@ def _go(options: Options, settings: Settings, given: argparse.Namespace, folder:
 def _say(given: argparse.Namespace, state: WorkflowState) -> None:
     """Tell people on stderr, and programs on stdout, how it ended."""
     folder = folders.Folder(folders.workflows() / state.workflow_id)
-    logs = {step: tail(paths[-1], 40) for step in state.results if (paths := folder.logs(step))}
+    logs = folder.tails(state.results, 40)
     lines = [*report.failure_excerpt(state, logs), *report.closing(state)]
     sys.stderr.write("\n".join(lines) + "\n")
     if given.json:

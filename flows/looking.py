@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflowmaster import policies
-from workflowmaster.blocks.output import follow, tail
+from workflowmaster.blocks.atomic import write_atomically
+from workflowmaster.blocks.output import follow
 from workflowmaster.flows import audit as auditing
 from workflowmaster.flows import folders, report
 from workflowmaster.flows.asking import BadOption
@@ -116,11 +117,11 @@ def show_report(given: argparse.Namespace) -> int:
     """Print where the report is, or write it somewhere, as HTML or Markdown."""
     folder = folders.find(given.id)
     state = folder.state()
-    texts = {step: tail(paths[-1], 40) for step in state.results if (paths := folder.logs(step))}
+    texts = folder.tails(state.results, 40)
     if given.format == "html" and not given.output:
         if not folder.report.exists():
             # The run was killed before it could write its own.
-            folders.write_atomically(folder.report, report.html(state, texts))
+            write_atomically(folder.report, report.html(state, texts))
         out(str(folder.report))
         return 0
     text = report.html(state, texts) if given.format == "html" else report.markdown(state, texts)

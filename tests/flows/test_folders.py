@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.flows import folders
-from workflowmaster.flows.folders import Folder, UnknownWorkflow, write_atomically
+from workflowmaster.flows.folders import Folder, UnknownWorkflow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,7 +146,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 WRITER = """
 import itertools, sys
 from pathlib import Path
-from workflowmaster.flows.folders import write_atomically
+from workflowmaster.blocks.atomic import write_atomically
 for n in itertools.count():
     write_atomically(Path(sys.argv[1]), str(n % 10) * 100_000, durable=False)
     print(n, flush=True)
