@@ -13,7 +13,8 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.container import EXCHANGE, OUT, Mount, environment_file
+from workflowmaster.blocks.request import EXCHANGE, OUT, Mount
+from workflowmaster.blocks.wrapper import environment_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.container import OUT
 from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.blocks.request import OUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,7 +23,7 @@ from prefect.utilities.asyncutils import run_sync_in_worker_thread
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from workflowmaster import policies
-from workflowmaster.blocks.container import OUT, SCRATCH, Container, ContainerRequest
+from workflowmaster.blocks.container import Container
 from workflowmaster.blocks.engine import OURS, Engine, SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.blocks.failure import explain, signal_of
@@ -31,6 +31,7 @@ from workflowmaster.blocks.output import Capture
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.ownership import hand_over, needs_handing_over
 from workflowmaster.blocks.receipt import Receipt
+from workflowmaster.blocks.request import OUT, SCRATCH, ContainerRequest
 from workflowmaster.policies import PolicyError, SecurityPolicy
 from workflowmaster.policies.values import did_you_mean
 

@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.container import EXCHANGE, OUT, SCRATCH
+from workflowmaster.blocks.request import EXCHANGE, OUT, SCRATCH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,10 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.container import SCRATCH, WORKSPACE, Container, ContainerRequest, Mount
+from workflowmaster.blocks.container import Container
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
+from workflowmaster.blocks.request import SCRATCH, WORKSPACE, ContainerRequest, Mount
 from workflowmaster.flows.folders import safe
 from workflowmaster.flows.invocation import argv
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from workflowmaster import policies
-from workflowmaster.blocks.container import SCRATCH, Container, ContainerRequest
+from workflowmaster.blocks.container import Container
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.blocks.exchange import Exchange
+from workflowmaster.blocks.request import SCRATCH, ContainerRequest
 from workflowmaster.blocks.workspace import Store, remove_tree
 
 if TYPE_CHECKING:

@@ -19,14 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workflowmaster.blocks.container import (
-    LONGEST_ENVIRONMENT,
-    LONGEST_VALUE,
-    Container,
-    Mount,
-    environment_file,
-)
+from workflowmaster.blocks.container import Container
 from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.blocks.request import Mount
+from workflowmaster.blocks.wrapper import LONGEST_ENVIRONMENT, LONGEST_VALUE, environment_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -156,7 +152,8 @@ OWNER = """
 import sys
 from pathlib import Path
 from workflowmaster import policies
-from workflowmaster.blocks.container import Container, ContainerRequest
+from workflowmaster.blocks.container import Container
+from workflowmaster.blocks.request import ContainerRequest
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.blocks.exchange import Exchange
 name, image, folder, label = sys.argv[1:]

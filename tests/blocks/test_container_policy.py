@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from workflowmaster import policies
-from workflowmaster.blocks.container import (
-    ContainerRequest,
-    Mount,
-    create_arguments,
-)
+from workflowmaster.blocks.arguments import create_arguments
 from workflowmaster.blocks.engine import EngineInfo
+from workflowmaster.blocks.request import ContainerRequest, Mount
 from workflowmaster.policies import SecurityPolicy, seccomp_text
 
 if TYPE_CHECKING:

@@ -1,0 +1,53 @@
+"""The shell of a few lines that is pid 1 of a parked container, and the file it reads its environment from."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WRAPPER = (
+    'IFS= read -r wm_go && set -- "$wm_go" "$@" && unset wm_go && . /wm/env && { '
+    'printf %s "$1" >&2; (shift; exec "$@" </wm/stdin 2>&1); set -- "$1" $?; '
+    'printf %s "$1" >&2; printf "%s%03d" "$1" "$2"; exit "$2"; }; exit 125'
+)
+"""What a parked container runs. Closing its stdin without a go line ends it with 125 and nothing of the user's run.
+
+The mark lives in `$1`, because any name could also be a variable of the step's environment, which is read after it. The
+command is started by `exec` in a subshell, so that `exit` or `cd` as a command is a program that does not exist. Its
+stdout and stderr share one pipe: in two, the engine mixes up what came first, and a person reads an error by its place.
+"""
+
+LONGEST_VALUE = 128 * 1024 - 1
+"""Bytes of `NAME=value`: with one more, Linux refuses to start any program (MAX_ARG_STRLEN)."""
+
+LONGEST_ENVIRONMENT = 1024 * 1024
+"""Bytes of all of them: half of what Linux takes together with the arguments, under the usual 8 MiB stack limit."""
+
+
+def environment_file(values: Mapping[str, str]) -> str:
+    """Spell an environment as shell assignments that survive any value.
+
+    Raises ValueError for what no environment can carry: a name that is no identifier, a NUL byte, too much text.
+    """
+    total = 0
+    for name, value in values.items():
+        if not name.isidentifier() or not name.isascii() or name == "OPTIND":  # the shell takes only numbers in it
+            raise ValueError(f"{name!r} cannot be an environment variable: use letters, digits and _")
+        if "\0" in value:
+            raise ValueError(f"the value of {name} has a NUL byte, which an environment variable cannot carry")
+        size = len(name) + 1 + len(value.encode(errors="surrogateescape"))
+        if size > LONGEST_VALUE:
+            raise ValueError(
+                f"{name} has {size:,} bytes and an environment variable may have {LONGEST_VALUE:,}; "
+                "pass large values in a file of the workspace"
+            )
+        total += size + 1
+    if total > LONGEST_ENVIRONMENT:
+        raise ValueError(
+            f"the environment has {total:,} bytes and may have {LONGEST_ENVIRONMENT:,}; "
+            "pass large values in files of the workspace"
+        )
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(values.items()))
