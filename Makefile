@@ -15,10 +15,10 @@ demo: setup ## the main job, end to end, on examples/
 	@scripts/demo
 
 test: setup ## the test suite, short form
-	@$(PYTHON) -m pytest -m "not long"
+	@$(PYTHON) -m pytest
 
 full: setup ## the test suite with the long tests, and every property tried twenty times as often
-	@HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest
+	@HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest --long
 
 # mypy must see the four rooms under their import name; an editable install hides it behind an import hook.
 lint: ## ruff, its formatter, mypy strict

@@ -10,9 +10,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,8 @@ WM = Path(sys.executable).with_name("workflowmaster")
 COMMIT_DATE = "2024-05-06T07:08:09+02:00"
 SET_BY_US = ("API_URL", "HOME", "LOCAL_STORAGE_PATH", "LOGGING_HANDLERS_CONSOLE_LEVEL")
 """Prefect's variables (without PREFECT_) that a command sets in its own process."""
+READY = "ready.db"
+"""Copy of the session server's database, made before anybody used it."""
 LONGEST = 240.0
 """Seconds any command of a test may take."""
 
@@ -305,6 +309,18 @@ def prompt_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     return write
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long forms too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long forms out unless they are asked for, whatever else `-m` selects."""
+    if config.getoption("--long"):
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """One server for the whole session, started as a run without one would start it."""
@@ -313,19 +329,43 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     place = tmp_path_factory.mktemp("server")
     server = EmbeddedServer(place).start()
     try:
-        yield PrefectServer(server.wait_ready(), place)
+        url = server.wait_ready()
+        with (
+            closing(sqlite3.connect(place / "prefect/prefect.db")) as live,
+            closing(sqlite3.connect(place / READY)) as copy,
+        ):
+            live.backup(copy)  # before any test has left something in it
+        yield PrefectServer(url, place)
     finally:
         server.stop()
 
 
 @pytest.fixture(scope="session")
-def command_line(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CommandLine]:
-    """Make the command line of another user, by default without any Prefect server."""
+def ready_database(prefect_server: PrefectServer) -> Callable[[Path], None]:
+    """Give a state directory a database as an earlier start would have left it.
+
+    Prefect takes 5 to 15 s to make one; only the tests of the very first start need to see that.
+    """
+
+    def give(home: Path) -> None:
+        (home / "prefect").mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copy(prefect_server.home / READY, home / "prefect/prefect.db")
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def command_line(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[..., CommandLine]:
+    """Make the command line of another user, by default without any Prefect server and with a used state directory."""
 
     def make(**env: str) -> CommandLine:
         place = tmp_path_factory.mktemp("user")
         for name in ("state", "home", "cwd"):
             (place / name).mkdir()
+        if "PREFECT_API_URL" not in env:
+            request.getfixturevalue("ready_database")(place / "state")
         return CommandLine(place / "state", place / "home", place / "cwd", env)
 
     return make

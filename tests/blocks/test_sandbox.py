@@ -16,6 +16,7 @@ from workflowmaster import policies
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.sandbox import DockerHost, DockerSandbox, SandboxRun
 from workflowmaster.flows import documents
+from workflowmaster.flows.embedded import EmbeddedServer
 from workflowmaster.policies import PolicyError
 
 if TYPE_CHECKING:
@@ -240,12 +241,18 @@ def test_what_cannot_run_is_refused_before_anything_is_made(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A real Prefect server of our own, for the tests of this file."""
-    from prefect.testing.utilities import prefect_test_harness
+def server(tmp_path_factory: pytest.TempPathFactory, ready_database: Callable[[Path], None]) -> Iterator[None]:
+    """A real Prefect server of this file's own, because its documents are edited here."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    home = tmp_path_factory.mktemp("server")
+    ready_database(home)
+    own = EmbeddedServer(home).start()
+    try:
+        with temporary_settings({PREFECT_API_URL: own.wait_ready()}):
+            yield
+    finally:
+        own.stop(wait=True)
 
 
 async def save_tightened() -> dict[str, DockerSandbox]:

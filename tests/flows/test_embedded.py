@@ -53,7 +53,10 @@ time.sleep(600)
 
 @pytest.mark.prefect
 @pytest.mark.long
-def test_it_ends_when_its_owner_is_killed(tmp_path: Path, wait_until: Callable[..., Any]) -> None:
+def test_it_ends_when_its_owner_is_killed(
+    tmp_path: Path, wait_until: Callable[..., Any], ready_database: Callable[[Path], None]
+) -> None:
+    ready_database(tmp_path)
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout
     pid, url = owner.stdout.readline().split()
