@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.flows import embedded
 from workflowmaster.flows.embedded import EmbeddedServer
@@ -54,6 +55,7 @@ def server() -> Iterator[EmbeddedServer | None]:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     if url := api_url():
         _must_answer(url)
+        _spare_certificates(url)
         if not Path("~/.prefect").expanduser().exists():
             # Prefect would make that folder for its own bookkeeping; we write only where we keep everything.
             os.environ.setdefault("PREFECT_HOME", str(home() / "prefect"))
@@ -64,11 +66,30 @@ def server() -> Iterator[EmbeddedServer | None]:
     (home() / "prefect").mkdir(parents=True, exist_ok=True, mode=0o700)
     own = EmbeddedServer(home()).start()
     os.environ["PREFECT_API_URL"] = own.url
+    _spare_certificates(own.url)
     try:
         yield own
     finally:
         del os.environ["PREFECT_API_URL"]
         own.stop()
+
+
+def _spare_certificates(url: str) -> None:
+    """Have Prefect load one certificate instead of all where it will speak no TLS.
+
+    Each of its five clients loads certifi's whole bundle, 24 ms of processor time a piece, also for an `http://`
+    address. Verification stays on: should such a server ever send us to `https://`, the connection fails.
+    """
+    if not url.startswith("http://") or "PREFECT_API_SSL_CERT_FILE" in os.environ:
+        return
+    import certifi
+
+    one = home() / "prefect" / "one-certificate.pem"
+    if not one.exists():
+        end = "-----END CERTIFICATE-----\n"
+        one.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(one, Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end)
+    os.environ["PREFECT_API_SSL_CERT_FILE"] = str(one)
 
 
 def _must_answer(url: str) -> None:

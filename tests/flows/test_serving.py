@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from typing import TYPE_CHECKING
 
 import httpx
@@ -67,7 +68,30 @@ def test_a_configured_server_is_used_and_ours_is_not_started(home: Path, monkeyp
             assert own is None
             assert os.environ["PREFECT_LOCAL_STORAGE_PATH"] == str(home / "results")
             assert os.environ["PREFECT_HOME"] == str(home / "prefect")
-    assert not home.exists()
+    assert [path.name for path in home.rglob("*") if path.is_file()] == ["one-certificate.pem"]
+
+
+def test_no_bundle_of_certificates_is_loaded_where_no_tls_is_spoken(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("PREFECT_API_URL", f"https://127.0.0.1:{port}/api")
+        with serving.server():
+            assert "PREFECT_API_SSL_CERT_FILE" not in os.environ
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+        with serving.server():
+            context = ssl.create_default_context(cafile=os.environ["PREFECT_API_SSL_CERT_FILE"])
+    assert len(context.get_ca_certs()) == 1
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
+def test_a_users_own_certificates_are_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_SSL_CERT_FILE", "/own.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/api")
+        with serving.server():
+            assert os.environ["PREFECT_API_SSL_CERT_FILE"] == "/own.pem"
 
 
 def test_a_users_own_prefect_home_is_left_to_prefect(profiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
