@@ -1,4 +1,4 @@
-"""Reads what a container really used, from the host's cgroup files.
+"""Reads what a container may use and what it really used, from the host's cgroup files.
 
 The engine's statistics are empty once a container has ended, and sampling misses the peak of a short step. The kernel
 keeps the peak itself, and the files answer as long as the cgroup exists: a little longer than pid 1 lives. So they are
@@ -8,6 +8,7 @@ receipt says so by leaving the fields empty rather than guessing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROOT = Path("/sys/fs/cgroup")
+PROC, ROOT = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,21 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one cgroup may use; `math.inf` is no limit, None is what the kernel does not tell."""
+
+    memory: float | None = None
+    """Bytes."""
+    memory_and_swap: float | None = None
+    """Bytes of both together, as version 1 counts; in version 2 the sum of its two limits."""
+    cpus: float | None = None
+    """Cores' worth of time: quota by period."""
+    pids: float | None = None
+    devices: frozenset[str] | None = None
+    """Rules of the device list; version 2 keeps them in a program that cannot be read."""
+
+
+@dataclass(frozen=True)
 class Cgroup:
     """Where one container's controllers live. `unified` tells version 2 from 1."""
 
@@ -37,13 +53,9 @@ class Cgroup:
     unified: bool
 
     @classmethod
-    def of(cls, pid: int, *, proc: Path = Path("/proc"), root: Path = ROOT) -> Cgroup | None:
+    def of(cls, pid: int, *, proc: Path = PROC, root: Path = ROOT) -> Cgroup | None:
         """Find the cgroup of a process by its pid on this host; None if it is gone or not ours to see."""
-        try:
-            text = (proc / str(pid) / "cgroup").read_text()
-        except OSError:
-            return None
-        return cls.parse(text, root)
+        return cls.parse(_membership(pid, proc), root)
 
     @classmethod
     def parse(cls, text: str, root: Path = ROOT) -> Cgroup | None:
@@ -58,6 +70,31 @@ class Cgroup:
     def usage(self) -> Usage:
         """Read the counters now."""
         return self._unified() if self.unified else self._legacy()
+
+    def limits(self) -> Limits:
+        """Read the limits now. Those of the groups above it can only be lower, so its own are what is promised."""
+        return self._unified_limits() if self.unified else self._legacy_limits()
+
+    def _legacy_limits(self) -> Limits:
+        devices = self._file("devices", "devices.list")
+        return Limits(
+            memory=_bytes(self._file("memory", "memory.limit_in_bytes")),
+            memory_and_swap=_bytes(self._file("memory", "memory.memsw.limit_in_bytes")),
+            cpus=_share(self._file("cpu", "cpu.cfs_quota_us") + self._file("cpu", "cpu.cfs_period_us")),
+            pids=_bound(self._file("pids", "pids.max")),
+            # An empty list would forbid even /dev/null; a file that is not there tells nothing.
+            devices=frozenset(devices.splitlines()) if devices else None,
+        )
+
+    def _unified_limits(self) -> Limits:
+        # Here swap is counted beside memory, so "memory and swap together" is a sum.
+        memory, swap = _bound(self._file("", "memory.max")), _bound(self._file("", "memory.swap.max"))
+        return Limits(
+            memory=memory,
+            memory_and_swap=None if memory is None or swap is None else memory + swap,
+            cpus=_share(self._file("", "cpu.max")),
+            pids=_bound(self._file("", "pids.max")),
+        )
 
     def _legacy(self) -> Usage:
         cpu = _number(self._file("cpuacct", "cpuacct.usage"))
@@ -85,8 +122,38 @@ class Cgroup:
             return ""
 
 
+def belongs(pid: int, container: str, *, proc: Path = PROC) -> bool:
+    """Whether a process of this host is in the cgroup of a container, by its id, which engines put into the path."""
+    return container in _membership(pid, proc)
+
+
+def _membership(pid: int, proc: Path) -> str:
+    try:
+        return (proc / str(pid) / "cgroup").read_text()
+    except OSError:
+        return ""
+
+
 def _number(text: str) -> int | None:
     return int(text) if text.strip().isdigit() else None
+
+
+def _bound(text: str) -> float | None:
+    return math.inf if text.strip() == "max" else _number(text)
+
+
+def _bytes(text: str) -> float | None:
+    # Version 1 has no word for "unlimited": it is the largest number of whole pages, which differs by page size.
+    value = _number(text)
+    return math.inf if value is not None and value >= 2**62 else value
+
+
+def _share(text: str) -> float | None:
+    """Read `quota period`, in microseconds; the quota -1 or `max` is no limit."""
+    words = text.split()
+    if len(words) != 2 or not words[1].isdigit():
+        return None
+    return int(words[0]) / int(words[1]) if words[0].isdigit() else math.inf
 
 
 def _field(text: str, name: str) -> int | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from workflowmaster.blocks.cgroup import Cgroup, Usage
+from workflowmaster.blocks.cgroup import Cgroup, Limits, Usage, belongs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +37,29 @@ VERSION_2 = f"0::/system.slice/docker-{ID}.scope\n"
 OOM_CONTROL = "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"
 MEMORY_EVENTS = "low 0\nhigh 0\nmax 47\noom 3\noom_kill 2\noom_group_kill 0\n"
 CPU_STAT = "usage_usec 340120\nuser_usec 300000\nsystem_usec 40120\nnr_periods 4\nnr_throttled 0\nthrottled_usec 0\n"
+
+# A paranoid container's files: 256m, no swap, half a core, 64 processes. Version 1 read here, version 2 as systemd's
+# driver writes it on Debian 12 (kernel documentation, cgroup-v2.rst, for the words).
+LIMITS_1 = {
+    "memory/memory.limit_in_bytes": "268435456\n",
+    "memory/memory.memsw.limit_in_bytes": "268435456\n",
+    "cpu/cpu.cfs_quota_us": "50000\n",
+    "cpu/cpu.cfs_period_us": "100000\n",
+    "pids/pids.max": "64\n",
+    "devices/devices.list": "b *:* m\nc *:* m\nc 1:3 rwm\nc 136:* rwm\n",
+}
+LIMITS_2 = {"memory.max": "268435456\n", "memory.swap.max": "0\n", "cpu.max": "50000 100000\n", "pids.max": "64\n"}
+
+# The same of a container without any limit. Version 1 has no word for that: it is the largest number of whole pages.
+UNLIMITED_1 = {
+    "memory/memory.limit_in_bytes": "9223372036854771712\n",
+    "memory/memory.memsw.limit_in_bytes": "9223372036854771712\n",
+    "cpu/cpu.cfs_quota_us": "-1\n",
+    "cpu/cpu.cfs_period_us": "100000\n",
+    "pids/pids.max": "max\n",
+    "devices/devices.list": "a *:* rwm\n",
+}
+UNLIMITED_2 = {"memory.max": "max\n", "memory.swap.max": "max\n", "cpu.max": "max 100000\n", "pids.max": "max\n"}
 
 
 def lay(folder: Path, files: Mapping[str, str]) -> None:
@@ -70,6 +94,60 @@ def unified(tmp_path: Path) -> Cgroup:
     found = Cgroup.parse(VERSION_2, tmp_path)
     assert found
     return found
+
+
+def made(folder: Path, text: str, files: Mapping[str, str], below: str) -> Cgroup:
+    """A cgroup whose files hold this; `below` is its path under a controller, or under the one root."""
+    paths = {f"{name.rpartition('/')[0]}/{below}/{name.rpartition('/')[2]}": body for name, body in files.items()}
+    lay(folder, {path.lstrip("/"): body for path, body in paths.items()})
+    found = Cgroup.parse(text, folder)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "below", "bounded", "unbounded"),
+    [
+        (VERSION_1, f"docker/{ID}", LIMITS_1, UNLIMITED_1),
+        (VERSION_2, f"system.slice/docker-{ID}.scope", LIMITS_2, UNLIMITED_2),
+    ],
+    ids=["version 1", "version 2"],
+)
+def test_limits_of_both_versions(
+    tmp_path: Path, text: str, below: str, bounded: dict[str, str], unbounded: dict[str, str]
+) -> None:
+    size = 256 * 2**20
+    limits = made(tmp_path / "a", text, bounded, below).limits()
+    assert (limits.memory, limits.memory_and_swap, limits.cpus, limits.pids) == (size, size, 0.5, 64)
+    none = made(tmp_path / "b", text, unbounded, below).limits()
+    assert (none.memory, none.memory_and_swap, none.cpus, none.pids) == (math.inf,) * 4
+    legacy = text == VERSION_1
+    assert limits.devices == (frozenset({"b *:* m", "c *:* m", "c 1:3 rwm", "c 136:* rwm"}) if legacy else None)
+    assert none.devices == (frozenset({"a *:* rwm"}) if legacy else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "below", "files", "expected"),
+    [
+        # Swap accounting is off: the kernel has no file, and that is not "no limit".
+        (VERSION_1, f"docker/{ID}", {"memory/memory.limit_in_bytes": "4096\n"}, Limits(memory=4096)),
+        (VERSION_2, f"system.slice/docker-{ID}.scope", {"memory.max": "4096\n"}, Limits(memory=4096)),
+        (VERSION_2, f"system.slice/docker-{ID}.scope", {"cpu.max": "\n", "pids.max": "many\n"}, Limits()),
+        (VERSION_2, f"system.slice/docker-{ID}.scope", {"memory.max": "9\n", "memory.swap.max": "3\n"}, Limits(9, 12)),
+    ],
+)
+def test_limits_that_the_kernel_does_not_tell_are_left_out(
+    tmp_path: Path, text: str, below: str, files: dict[str, str], expected: Limits
+) -> None:
+    assert made(tmp_path, text, files, below).limits() == expected
+
+
+def test_a_process_of_another_container_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """Its number may have been given to somebody else since the engine told it."""
+    lay(tmp_path, {"7/cgroup": VERSION_1})
+    assert belongs(7, ID, proc=tmp_path)
+    assert not belongs(7, "0" * 64, proc=tmp_path)
+    assert not belongs(8, ID, proc=tmp_path)
 
 
 @pytest.mark.parametrize("version", ["legacy", "unified"])
