@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pydantic import ValidationError
 
-from workflowmaster.policies.admission import refused_image, refused_variables
+from workflowmaster.policies.admission import Held, is_ours, refused_held, refused_image, refused_variables
 from workflowmaster.policies.checks import Finding, differing, looser
+from workflowmaster.policies.hostaccess import host_access, is_unmistakable
+from workflowmaster.policies.lineage import Link, Loosening, loosenings, origins
 from workflowmaster.policies.model import FOLDER, PolicyError, SecurityPolicy, Tmp, seccomp_text
 from workflowmaster.policies.reading import Written, build, read
 from workflowmaster.policies.values import did_you_mean, parse_size, show_size
@@ -26,18 +28,28 @@ __all__ = [
     "ALIASES",
     "ORDER",
     "Finding",
+    "Held",
+    "Link",
+    "Loosening",
     "PolicyError",
     "SecurityPolicy",
     "Tmp",
     "Wanted",
     "available",
     "differing",
+    "host_access",
+    "is_ours",
+    "is_unmistakable",
     "limits",
+    "lineage_of",
     "load",
+    "loosened",
     "looser",
     "lower",
     "names",
+    "origins",
     "parse_size",
+    "refused_held",
     "refused_image",
     "refused_variables",
     "seccomp_text",
@@ -80,14 +92,24 @@ def load(name: str, folders: Sequence[Path] = ()) -> SecurityPolicy:
     """Return the policy of that name: a built-in one, or `NAME.yaml` of the first folder that has it.
 
     PolicyError: no such name, a file with a mistake in it, a name that hides a built-in one, or a policy that grants
-    more than the one it extends and gives no `reason:`.
+    more than the one it extends (the loosest, if it extends none) and gives no `reason:`.
     """
+    return _load(name, tuple(folders))[0].policy
+
+
+def lineage_of(name: str, folders: Sequence[Path] = ()) -> tuple[Link, ...]:
+    """Return the policy of that name and those it extends, one after the other. PolicyError as `load`."""
     return _load(name, tuple(folders))
+
+
+def loosened(name: str, folders: Sequence[Path] = ()) -> tuple[Loosening, ...]:
+    """Return where the policy, or one it extends, grants more than it did before, with the reason given for it."""
+    return loosenings(lineage_of(name, folders), load(ORDER[0]))
 
 
 def limits(name: str) -> SecurityPolicy:
     """Return the built-in policy of that name."""
-    return _load(name, ())
+    return load(name)
 
 
 def stricter(a: str, b: str, *, folders: Sequence[Path] = ()) -> str:
@@ -127,24 +149,30 @@ def lower(policy: SecurityPolicy, **wanted: Unpack[Wanted]) -> SecurityPolicy:
 
 
 @cache
-def _load(name: str, folders: tuple[Path, ...], below: tuple[str, ...] = ()) -> SecurityPolicy:
-    if name in below:
-        raise PolicyError(f"policies extend each other in a circle: {' → '.join((*below, name))}")
+def _load(name: str, folders: tuple[Path, ...], below: tuple[str, ...] = ()) -> tuple[Link, ...]:
     written = read(_find(name, folders))
     if written.values.get("name", name) != name:
         raise PolicyError(f"{written.at('name')}: name is {written.values['name']!r}, but the file is {name}.yaml")
     parent_name = written.values.get("extends")
     if parent_name is None:
-        return build(written, {"name": name})
-    parent = _parent(written, str(parent_name), folders, (*below, name))
+        policy = build(written, {"name": name})
+        # What stands alone is held against the loosest: leaving `extends` out must not be the way around a reason.
+        if name != ORDER[0]:
+            _refuse_unreasoned(written, policy, load(ORDER[0]))
+        return (Link(policy, written),)
+    lineage = _parent(written, str(parent_name), folders, (*below, name))
+    parent = lineage[0].policy
     # The parent's reason was for the parent: a child that loosens further must find its own.
     inherited = parent.model_dump(exclude={"description", "reason"})
     policy = build(written, {**inherited, "name": name})
     _refuse_unreasoned(written, policy, parent)
-    return policy
+    return (Link(policy, written), *lineage)
 
 
-def _parent(written: Written, name: str, folders: tuple[Path, ...], below: tuple[str, ...]) -> SecurityPolicy:
+def _parent(written: Written, name: str, folders: tuple[Path, ...], below: tuple[str, ...]) -> tuple[Link, ...]:
+    if name in below:
+        circle = " → ".join((*below, name))
+        raise PolicyError(f"{written.at('extends')}: policies extend each other in a circle: {circle}")
     known = available(folders)
     if name not in known:
         raise PolicyError(f"{written.at('extends')}: extends {name!r}, which does not exist{did_you_mean(name, known)}")

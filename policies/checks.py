@@ -38,7 +38,8 @@ RANKS: dict[str, tuple[Any, ...]] = {
     "workspace": ("rw", "copy", "overlay", "none"),
     "ipc": ("private", "none"),
     "network": ("bridge", "proxy-any", "proxy-allowlist", "none"),
-    "runtime": ("runc", "prefer-gvisor"),
+    "apparmor": ("none", "prefer", "require"),
+    "runtime": ("runc", "prefer-gvisor", "gvisor"),
     "image": ("any", "allowed", "pinned", "signed", "product"),
 }
 
@@ -151,8 +152,13 @@ def check_network(candidate: SecurityPolicy, base: SecurityPolicy) -> Finding | 
     return _ranked("network", candidate, base)
 
 
+def check_apparmor(candidate: SecurityPolicy, base: SecurityPolicy) -> Finding | None:
+    """Asking for it is stricter than not asking, insisting on it stricter than asking."""
+    return _ranked("apparmor", candidate, base)
+
+
 def check_runtime(candidate: SecurityPolicy, base: SecurityPolicy) -> Finding | None:
-    """Asking for gVisor is stricter than not asking."""
+    """Asking for gVisor is stricter than not asking, insisting on it stricter than asking."""
     return _ranked("runtime", candidate, base)
 
 

@@ -12,11 +12,14 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from workflowmaster.policies.values import capability, distinct, parse_size, widest
+
+if TYPE_CHECKING:
+    from workflowmaster.policies.checks import Finding
 
 FOLDER = Path(__file__).parent
 """Where the built-in policies and the seccomp profiles lie."""
@@ -37,7 +40,14 @@ GVISOR_MIN_PIDS = 256
 
 
 class PolicyError(ValueError):
-    """A policy that does not exist, does not parse, or grants more than it may."""
+    """A policy that does not exist, does not parse, grants more than it may, or cannot be kept.
+
+    `findings` names the controls, where it is about a container or an engine.
+    """
+
+    def __init__(self, message: str, findings: tuple[Finding, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings
 
 
 class Tmp(BaseModel):
@@ -115,8 +125,11 @@ class SecurityPolicy(BaseModel):
     # Whom it may talk to, and what stands between it and the host's kernel.
     network: Literal["bridge", "proxy-any", "proxy-allowlist", "none"]
     """The engine's bridge; a proxy to every public host; a proxy to the hosts a step names; or loopback only."""
-    runtime: Literal["runc", "prefer-gvisor"]
-    """The engine's usual runtime, or gVisor where the engine has it (its absence is recorded)."""
+    apparmor: Literal["none", "prefer", "require"]
+    """AppArmor's confinement of the container: not asked for; wherever the host has it (its absence is recorded); or
+    refused where the host has none."""
+    runtime: Literal["runc", "prefer-gvisor", "gvisor"]
+    """The engine's usual runtime; gVisor where the engine has it (its absence is recorded); or refused without it."""
 
     # How long, and how loudly.
     wall_seconds_default: float = Field(gt=0)

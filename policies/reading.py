@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from workflowmaster.policies.hostaccess import host_access
 from workflowmaster.policies.model import PolicyError, SecurityPolicy, Tmp
 from workflowmaster.policies.values import did_you_mean
 
@@ -82,6 +83,8 @@ def _explain(written: Written, detail: ErrorDetails) -> str:
     where = written.at(field)
     if detail["type"] == "extra_forbidden":
         known = Tmp.model_fields if field == "tmp" else SecurityPolicy.model_fields
+        if advice := host_access(str(detail["loc"][-1])):
+            return f"{where}: {dotted} cannot be granted: {advice}"
         return f"{where}: unknown field {dotted}{did_you_mean(str(detail['loc'][-1]), known)}"
     if detail["type"] == "missing":
         return f"{where}: {dotted} is missing; give it, or start from a policy with `extends:`"

@@ -9,10 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workflowmaster import policies
-from workflowmaster.policies import SecurityPolicy, Tmp, checks
+from workflowmaster.policies import PolicyError, SecurityPolicy, Tmp, checks
 from workflowmaster.policies.checks import looser
 from workflowmaster.policies.values import CAPABILITIES, covers
 
+WISHES = {
+    "memory": [None, 1024, 10 * 1024**2, 20 * 1024**2],
+    "cpus": [None, 0.25, 0.5, 1.5],
+    "pids": [None, 4, 8, 12],
+    "disk": [None, 50, 150],
+    "output_cap": [None, 1024, 20 * 1024**2],
+    "wall_seconds": [None, 1, 100, 250],
+}
 NAMES = st.sampled_from(["A", "AB", "A*", "AB*", "B", "C_*", "C_D"])
 
 
@@ -108,6 +116,49 @@ def test_findings_name_each_control_once_and_only_where_they_differ(a, b):
     controls = [finding.control for finding in looser(a, b)]
     assert len(controls) == len(set(controls))
     assert set(controls) <= {name for name, _, _ in policies.differing(a, b)}
+
+
+@given(policy(), st.data())
+def test_lowering_never_loosens_and_keeps_what_it_was_not_asked_for(any_policy, data):
+    wanted = {name: data.draw(st.sampled_from(values)) for name, values in WISHES.items() if data.draw(st.booleans())}
+    try:
+        lowered = policies.lower(any_policy, **wanted)
+    except PolicyError:
+        return
+    # A step's own time replaces the default, within the maximum: that alone is no order of the two.
+    assert {finding.control for finding in looser(lowered, any_policy)} <= {"wall_seconds_default"}
+    assert lowered.wall_seconds_default <= any_policy.wall_seconds_max
+    times = {"wall_seconds_default", "wall_seconds_max"} if "wall_seconds" in wanted else set()
+    assert {name for name, _, _ in policies.differing(lowered, any_policy)} <= set(wanted) | times
+    assert (
+        policies.lower(lowered, **{name: value for name, value in wanted.items() if name != "wall_seconds"}) == lowered
+    )
+
+
+@given(policy(), policy())
+def test_a_common_bound_is_at_least_as_strict_as_both(a, b):
+    """Field by field the lattice has a meet: taking the stricter value of each is stricter than either."""
+    met = a
+    for field in a.controls:
+        try:
+            candidate = SecurityPolicy.model_validate({**met.model_dump(), field: getattr(b, field)})
+        except ValueError:
+            continue
+        met = candidate if not looser(candidate, met) else met
+    assert looser(met, a) == ()
+    remaining = {finding.control for finding in looser(met, b)}
+    # What is left is where the two cannot be compared (lists, /tmp) or where fields depend on each other.
+    assert remaining <= {"capabilities", "images", "environment", "tmp", "shm", "ipc", "image", "root_filesystem"} | {
+        "wall_seconds_default",
+        "wall_seconds_max",
+    }
+
+
+@given(st.lists(policy(), min_size=3, max_size=3))
+def test_the_order_is_transitive_over_any_three(three):
+    a, b, c = three
+    if not looser(b, a) and not looser(c, b):
+        assert looser(c, a) == ()
 
 
 def test_every_enforced_field_has_its_control():

@@ -27,6 +27,7 @@ MATRIX = {
     "shm": (256 * MB, 256 * MB, 64 * MB, 64 * MB, 16 * MB, None),
     "ipc": ("private", "private", "private", "private", "private", "none"),
     "network": ("bridge", "proxy-any", "proxy-allowlist", "none", "none", "none"),
+    "apparmor": ("none", "none", "prefer", "prefer", "prefer", "prefer"),
     "runtime": ("runc", "runc", "runc", "runc", "runc", "prefer-gvisor"),
     "wall_seconds_default": (300, 300, 300, 300, 300, 120),
     "wall_seconds_max": (3600, 3600, 1800, 900, 600, 300),
