@@ -1,0 +1,207 @@
+"""Which images are ours: manifests signed with Ed25519, and the keys that are believed.
+
+The hard choice: a signature of our own over a small manifest, instead of a registry's (cosign, notation). Those sign
+what a registry holds; the images here are built on the machine, never pushed, and have no digest but the engine's id.
+The id is the hash of the image's configuration and layers, so whoever signs the id has signed the content. The accepted
+cost: a manifest travels as a file beside the image, by hand, and a lost key cannot be called back everywhere.
+
+What it protects against is an image that came to the engine by another way: a tag that was moved, a build of somebody
+else's, an import. It does not protect against who can read the private key, or against who is root on this machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from workflowmaster.blocks.atomic import write_atomically
+from workflowmaster.policies import PolicyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+SCHEMA: Final = "workflowmaster/image/1"
+KEY_FILE = "signing.key"
+KEY_BYTES = 32
+"""Of an Ed25519 public key."""
+
+_MOST = 64 * 1024
+"""Bytes of a manifest or a signature that are read; ours have 400."""
+
+
+class Manifest(BaseModel):
+    """What is signed about one image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_name: Literal["workflowmaster/image/1"] = SCHEMA
+    id: str
+    """The engine's id, `sha256:…`."""
+    reference: str
+    """Name it was built as."""
+    recipe: str
+    """Hash of the recipe it was built by."""
+    packages: str
+    """SHA-256 (hex) of the list of packages in it."""
+    signed_at: float
+    """Unix time, seconds."""
+
+
+class Signature(BaseModel):
+    """A detached signature over a manifest file's bytes; both in base64."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    signature: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the manifests say about one image."""
+
+    manifest: Manifest | None
+    key: str = ""
+    """Public key it was signed with; empty without a manifest that holds."""
+    trouble: str = ""
+    """Why none holds; empty where one does."""
+
+
+class Trust:
+    """The manifests in a folder, the key of this machine that lies with them, and the keys of others.
+
+    `folder` is made, with mode 0700, when the first key is. `trusted` are public keys in base64.
+    """
+
+    def __init__(self, folder: Path, trusted: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.trusted = frozenset(trusted)
+
+    @property
+    def own_key(self) -> str:
+        """This machine's public key in base64; empty while it has none."""
+        return public(self._private()) if (self.folder / KEY_FILE).exists() else ""
+
+    def sign(self, manifest: Manifest) -> Path:
+        """Sign a manifest, making the key if there is none, and return the manifest's path."""
+        private = self._private() if (self.folder / KEY_FILE).exists() else self._make_key()
+        key = public(private)
+        # One file for each signer: a team's manifests of one image can lie in one folder.
+        path = self.folder / f"{_stem(manifest.id)}.{binascii.hexlify(base64.b64decode(key))[:8].decode()}.json"
+        text = manifest.model_dump_json(indent=1) + "\n"
+        signature = Signature(key=key, signature=base64.b64encode(private.sign(text.encode())).decode())
+        # The signature last: a manifest without one is not believed, a signature without its manifest is not found.
+        write_atomically(path, text, durable=True)
+        write_atomically(path.with_suffix(".sig"), signature.model_dump_json() + "\n", durable=True)
+        return path
+
+    def verdict(self, image_id: str) -> Verdict:
+        """Return the first manifest of an image that holds, or why none does."""
+        troubles = []
+        for path in self._manifests(image_id):
+            # One that does not hold is no reason against one that does: a team's folder has several of each image.
+            verdict = self._judge(path, image_id)
+            if verdict.manifest:
+                return verdict
+            troubles.append(verdict.trouble)
+        return Verdict(None, trouble="; ".join(troubles) or "no signed manifest lists it")
+
+    def _manifests(self, image_id: str) -> Iterator[Path]:
+        yield from sorted(self.folder.glob(f"{_stem(image_id)}.*.json"))
+
+    def _judge(self, path: Path, image_id: str) -> Verdict:
+        try:
+            text = _read(path)
+            signature = Signature.model_validate_json(_read(path.with_suffix(".sig")))
+            key, signed = base64.b64decode(signature.key, validate=True), base64.b64decode(signature.signature)
+        except (OSError, ValidationError, ValueError) as error:
+            return Verdict(None, trouble=f"{path} has no signature that can be read ({type(error).__name__})")
+        # The claimed key decides only what is said; what is believed is the check against that key below.
+        if signature.key not in self.trusted and signature.key != self.own_key:
+            said = f"{path} is signed with the key {signature.key}, which is not among `trusted_image_keys`"
+            return Verdict(None, trouble=said)
+        # Over the file's bytes, not over what they parse to: two spellings of one manifest are two manifests.
+        if not _holds(key, signed, text):
+            return Verdict(None, trouble=f"{path} was changed after it was signed")
+        return _read_manifest(path, text, image_id, signature.key)
+
+    def _private(self) -> Ed25519PrivateKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        path = self.folder / KEY_FILE
+        # Whoever can read it can sign for us, and nobody would notice: as ssh does, refuse instead of warn.
+        if path.stat().st_mode & 0o077:
+            raise PolicyError(f"{path} signs images, and others can read it: chmod 600 it, or remove it for a new one")
+        try:
+            return Ed25519PrivateKey.from_private_bytes(base64.b64decode(path.read_text().strip(), validate=True))
+        except ValueError as error:
+            said = f"{path} is no key that signs images ({error}): remove it, and build the image again"
+            raise PolicyError(said) from error
+
+    def _make_key(self) -> Ed25519PrivateKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private = Ed25519PrivateKey.generate()
+        try:
+            # Exclusive, and with its mode from the first moment: another process may be doing the same.
+            handle = os.open(self.folder / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return self._private()
+        with os.fdopen(handle, "w") as file:
+            file.write(base64.b64encode(private.private_bytes_raw()).decode() + "\n")
+        return private
+
+
+def public(private: Ed25519PrivateKey) -> str:
+    """Return the public key of a private one, in base64."""
+    return base64.b64encode(private.public_key().public_bytes_raw()).decode()
+
+
+def is_public_key(text: str) -> bool:
+    """Whether a text can be a public key: 32 bytes in base64."""
+    try:
+        return len(base64.b64decode(text, validate=True)) == KEY_BYTES
+    except ValueError:
+        return False
+
+
+def _stem(image_id: str) -> str:
+    # An id is hex after its prefix; anything else must not become a pattern or a path.
+    return "".join(letter for letter in image_id.removeprefix("sha256:") if letter in "0123456789abcdef") or "none"
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MOST)
+
+
+def _holds(key: bytes, signature: bytes, text: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, text)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _read_manifest(path: Path, text: bytes, image_id: str, key: str) -> Verdict:
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError:
+        return Verdict(None, trouble=f"{path} is a manifest of another version")
+    if manifest.id != image_id:
+        # A whole, signed manifest under another image's name.
+        return Verdict(None, trouble=f"{path} is about another image, {manifest.id[7:19]}")
+    return Verdict(manifest, key)
