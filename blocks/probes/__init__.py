@@ -1,0 +1,1 @@
+"""Hostile operations of our own. Everything here runs inside the container that is being judged, and nowhere else."""
