@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test full lint generated clean
+.PHONY: help setup demo test full engines lint generated clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -20,6 +20,9 @@ test: setup ## the test suite, short form
 full: setup ## the test suite with the long tests, and every property tried twenty times as often
 	@HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest --long
 
+engines: setup ## Podman and gVisor beside the engine of this machine, for their tests (as root)
+	@scripts/engines start
+
 # mypy must see the four rooms under their import name; an editable install hides it behind an import hook.
 lint: ## ruff, its formatter, mypy strict
 	@scripts/setup --python
@@ -27,6 +30,7 @@ lint: ## ruff, its formatter, mypy strict
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) scripts/make_seccomp.py --check
 	@$(PYTHON) scripts/make_policy_docs.py --check
+	@$(PYTHON) scripts/make_probe_docs.py --check
 	@mkdir -p build/typing/workflowmaster
 	@for room in flows blocks policies analytics; do ln -sfn ../../../$$room build/typing/workflowmaster/$$room; done
 	@cd build/typing && MYPYPATH=. ../../$(PYTHON) -m mypy --config-file ../../pyproject.toml \
@@ -36,6 +40,7 @@ generated: ## write the seccomp profiles and the tables of docs/policies.md anew
 	@scripts/setup --python
 	@$(PYTHON) scripts/make_seccomp.py
 	@$(PYTHON) scripts/make_policy_docs.py
+	@$(PYTHON) scripts/make_probe_docs.py
 
 clean: ## remove what building and testing left; .venv and images stay
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workflowmaster.blocks import bounded
 from workflowmaster.blocks.request import EXCHANGE, OUT, Mount
 from workflowmaster.blocks.wrapper import environment_file
 
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from workflowmaster.blocks.bounded import Bound
+
 OUTPUTS_CAP = 256 * 1024
 """Bytes that the file of named outputs may have."""
+
+LARGEST_OUTPUT = 96 * 1024
+"""Bytes of one named output: as an environment variable of a later step it must not keep that one from starting."""
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
@@ -51,12 +57,17 @@ class Exchange:
         """Both, as the container sees them."""
         return Mount(self.inward, EXCHANGE), Mount(self.outward, OUT, writable=True)
 
-    def make(self, user: tuple[int, int]) -> Exchange:
-        """Create both folders; the outward one belongs to the container's user."""
+    def make(self, user: tuple[int, int], bound: Bound | None = None) -> Exchange:
+        """Create both folders; the outward one belongs to the container's user, and holds no more than `bound` says.
+
+        SandboxUnavailable `disk` if it cannot be bounded.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for directory in (self.inward, self.outward):
             _open_to_all(directory)
-        if os.geteuid() == 0:
+        if bound:
+            bounded.create(self.outward, bound, user)
+        elif os.geteuid() == 0:
             os.chown(self.outward, *user)
         elif os.geteuid() != user[0]:
             # Only those who can enter the state directory reach it, and that is nobody else.
@@ -82,10 +93,15 @@ class Exchange:
         """Read what the step wrote to `$WM_OUTPUT`. BadOutputs if it is no plain, small file of `name=value` lines."""
         data = read_plain(self.outward, "outputs", OUTPUTS_CAP)
         try:
-            return parse_outputs(data.decode())
+            found = parse_outputs(data.decode())
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise BadOutputs(f"line {line} of $WM_OUTPUT is not UTF-8; put binary results into files") from error
+        for name, value in found.items():
+            if len(value.encode()) > LARGEST_OUTPUT:
+                most = f"{LARGEST_OUTPUT:,} bytes"
+                raise BadOutputs(f"output {name} of $WM_OUTPUT is larger than {most}; put large results into files")
+        return found
 
 
 def _open_to_all(directory: Path) -> None:

@@ -8,6 +8,7 @@ about pattern times name. The price is that this file must be read beside wildma
 
 from __future__ import annotations
 
+import os
 import re
 
 _CLASSES = {
@@ -34,6 +35,15 @@ _REST = b"**"
 
 class MalformedGlobError(ValueError):
     """The pattern is malformed; git lets such a pattern match nothing."""
+
+
+def is_glob(text: str) -> bool:
+    """Return whether a text is a glob that can match anything."""
+    try:
+        compile_glob(os.fsencode(text))
+    except ValueError:  # malformed, or with half a character that no file's name can hold
+        return False
+    return True
 
 
 def compile_glob(glob: bytes) -> re.Pattern[bytes]:

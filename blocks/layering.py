@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LAYER = "workspace"
 """Folder of `/out` whose content is laid over the workspace."""
 
+MOST_INPUTS = (10_000, 1024**3)
+"""Files that one step's inputs may be, and bytes that they may have in sum: each is copied for each attempt."""
+
 LARGEST_INPUT = 64 * 1024**2
 """Bytes of one declared input file; larger ones need a policy with a workspace."""
 
@@ -83,16 +86,20 @@ def read(store: Store, commit: str, globs: Sequence[str]) -> Iterator[tuple[str,
 
     A glob is a path from the workspace's top: `*` and `?` stop at slashes, `**` does not, and a directory stands for
     all that is in it. Symlinks are left out: they could point anywhere. WorkspaceError `inputs` for a glob that is
-    malformed or matches nothing, and `size` for a file above `LARGEST_INPUT`.
+    malformed or matches nothing, and `size` for a file above `LARGEST_INPUT` or for more than `MOST_INPUTS`.
     """
     objects = store._objects
     patterns = {glob: _compiled(glob) for glob in globs}
-    unused = set(globs)
+    unused, files, size = set(globs), 0, 0
     for path, entry, hits in _files(objects, store._tree(commit), patterns):
         unused -= hits
         name = os.fsdecode(path)
         if objects.size(entry.oid) > LARGEST_INPUT:
             raise WorkspaceError("size", f"input {show(path)} is larger than {LARGEST_INPUT:,} bytes")
+        files, size = files + 1, size + objects.size(entry.oid)
+        if files > MOST_INPUTS[0] or size > MOST_INPUTS[1]:
+            most = f"{MOST_INPUTS[0]:,} files or {MOST_INPUTS[1]:,} bytes"
+            raise WorkspaceError("size", f"the step's inputs are more than {most} (the last one: {show(path)})")
         yield name, objects.read(entry.oid), entry.mode == EXECUTABLE
     if unused:
         raise WorkspaceError("inputs", f"no file of the workspace matches the step's input {', '.join(sorted(unused))}")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from workflowmaster.blocks.masking import Masking
+
 LONGEST_LINE = 16_384
 """Bytes after which a line without an end is passed on in pieces, so that a watcher sees a progress bar too."""
 
@@ -23,15 +25,24 @@ CUT = "[workflowmaster: output cut at {cap:,} bytes, the cap of policy {policy};
 class Capture:
     """One attempt's log. Call it with bytes; it answers False once the cap is reached.
 
-    `lines` is called with each complete line, decoded with replacement, without its end.
+    `lines` is called with each complete line, decoded with replacement, without its end. What `mask` takes out reaches
+    neither; the cap and `size` count what was produced.
     """
 
-    def __init__(self, path: Path, *, cap: int, policy: str, lines: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        cap: int,
+        policy: str,
+        lines: Callable[[str], None] | None = None,
+        mask: Masking | None = None,
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.size = 0
         self.capped = False
-        self._cap, self._policy, self._lines = cap, policy, lines
+        self._cap, self._policy, self._lines, self._mask = cap, policy, lines, mask
         self._file: BinaryIO = path.open("ab")
         self._rest = b""
         self._unfinished = False
@@ -41,17 +52,20 @@ class Capture:
         """Take bytes; False when the cap has been reached and the rest is cut."""
         room = self._cap - self.size
         kept = data[: max(room, 0)]
-        self._file.write(kept)
-        # A follower reads this file while it grows, and after a crash it is all there is.
-        self._file.flush()
         self.size += len(kept)
-        if kept:
-            self._unfinished = not kept.endswith(b"\n")
-            self._split(kept)
+        self._keep(self._mask.feed(kept) if self._mask else kept)
         if len(data) > room and not self.capped:
             self.capped = True
             self.note(CUT.format(cap=self._cap, policy=self._policy))
         return not self.capped
+
+    def _keep(self, data: bytes) -> None:
+        self._file.write(data)
+        # A follower reads this file while it grows, and after a crash it is all there is.
+        self._file.flush()
+        if data:
+            self._unfinished = not data.endswith(b"\n")
+            self._split(data)
 
     def note(self, text: str) -> None:
         """Write a line of our own, which the cap does not count."""
@@ -84,6 +98,8 @@ class Capture:
         return line
 
     def _flush_rest(self) -> None:
+        if self._mask:
+            self._keep(self._mask.rest())
         if self._rest and self._lines:
             self._lines(self._rest.decode(errors="replace"))
         self._rest = b""

@@ -41,12 +41,17 @@ class Owner:
     @classmethod
     def from_labels(cls, labels: Mapping[str, str], prefix: str) -> Owner | None:
         """Read it back; None if a label is missing or is not what we write."""
-        values = [labels.get(f"{prefix}.owner-{part}", "") for part in ("host", "pid", "started")]
+        before = f"{prefix}.owner" if prefix else "owner"
+        values = [labels.get(f"{before}-{part}", "") for part in ("host", "pid", "started")]
         return cls(values[0], int(values[1]), values[2]) if all(values) and values[1].isdecimal() else None
+
+    def elsewhere(self) -> bool:
+        """Whether it runs, or ran, where we cannot see it: on another machine, or in another pid namespace."""
+        return self.host != here()
 
     def proven_dead(self) -> bool:
         """Whether it certainly no longer runs. False for another host, which cannot be judged from here."""
-        if self.host != here():
+        if self.elsewhere():
             return False
         started = _started(self.pid)
         # Where /proc is mounted with hidepid, somebody else's process has no file there and yet it lives.

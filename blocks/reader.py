@@ -6,11 +6,15 @@ instead of the 25 to 35 ms of the engine's own word, and the cgroup mostly still
 Without pidfd, or if a mark is missing (the shell was killed), the engine's word is waited for: slower, never wrong. The
 price is two ways to one answer; a test runs every kind of end through both and compares.
 
+At the wall time the step is asked to end, by SIGTERM, and may say its last words; after a grace it is killed. Who has
+taken more than its cap of output or disk is killed at once: a grace would only give it more.
+
 No wait here is without a limit: a container that should be dead and is not is an error, not a hanging run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
 import signal
 import threading
@@ -20,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.cgroup import Usage
 from workflowmaster.blocks.engine import SandboxUnavailable
-from workflowmaster.blocks.failure import signal_of
+from workflowmaster.blocks.failure import engine_reason, signal_of
 from workflowmaster.blocks.streams import Frames, Marks
 
 if TYPE_CHECKING:
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
     from workflowmaster.blocks.container import Container
     from workflowmaster.blocks.engine import Engine
+
+STOP_GRACE = 3.0
+"""Seconds between SIGTERM and SIGKILL: enough to write a file and say why, and not enough to go on working."""
 
 GRACE = 30.0
 """Seconds in which a killed container must be dead, and a dead one's output here."""
@@ -58,6 +65,10 @@ class Ending:
     oom_killed: bool
     error: str = ""
     """The engine's own words when it could not run the command."""
+    disk_capped: bool = False
+    """Whether it was killed because its files grew past their cap."""
+    begin_seconds: float | None = None
+    """From go to the mark that says that the command begins."""
 
 
 class Reader:
@@ -67,6 +78,8 @@ class Reader:
         if container.stream is None:
             raise RuntimeError("run() before park()")
         self.container, self.engine, self.sink = container, engine, sink
+        self.alarm = -1
+        """Descriptor that becomes readable when the step has taken more disk than it may; below 0: nobody watches."""
         self.name = f"container {container.request.name}"
         self.socket, self.pidfd = container.stream, container.pidfd
         self.frames = Frames()
@@ -74,9 +87,11 @@ class Reader:
         self.marks = {1: Marks(mark, expected=1, digits=3), 2: Marks(mark, expected=2, digits=0)}
         self.usage = Usage()
         self.last_words = b""
+        self.begin_seconds: float | None = None
         self.until = 0.0
-        """When the present wait is too long: first the wall time, then the grace after a kill or a death."""
-        self.timed_out = self.capped = self.dead = self.ended = False
+        """When the present wait is too long: first the wall time, then the grace after a signal or a death."""
+        self.timed_out = self.capped = self.killed = self.dead = self.ended = False
+        self.disk_capped = False
 
     @property
     def begun(self) -> bool:
@@ -93,13 +108,18 @@ class Reader:
         self.until = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
-        if self.pidfd >= 0:
-            poll.register(self.pidfd, select.POLLIN)
+        for watched in (self.pidfd, self.alarm):
+            if watched >= 0:
+                poll.register(watched, select.POLLIN)
         while not (self.ended or (self.dead and self.marked)):
             for fd, _ in poll.poll(self._patience() * 1000):
                 if fd == self.pidfd:
                     poll.unregister(fd)
                     self._died()
+                elif fd == self.alarm:
+                    poll.unregister(fd)
+                    self.disk_capped = True
+                    self._kill()
                 else:
                     self._receive()
         return self._ending(time.monotonic() - self.container.gone_at)
@@ -112,13 +132,17 @@ class Reader:
         if self.dead:
             self.ended = True  # nobody is left who could write
             return 0
-        if self.timed_out or self.capped:
+        if self.killed:
             raise SandboxUnavailable(
                 f"{self.name} was killed {GRACE:g} s ago and is not dead; see the engine's log", reason="stuck"
             )
+        if self.timed_out:
+            self._kill()
+            return GRACE
         self.timed_out = True
-        self._kill()
-        return GRACE
+        self.until = now + STOP_GRACE
+        self._in_background(self.container.terminate)
+        return STOP_GRACE
 
     def _died(self) -> None:
         self.dead = True
@@ -144,6 +168,8 @@ class Reader:
 
     def _take(self, stream: int, chunk: bytes) -> None:
         output = self.marks[stream].feed(chunk)
+        if self.begun and self.begin_seconds is None:
+            self.begin_seconds = time.monotonic() - self.container.gone_at
         if not self.begun:
             self.last_words = (self.last_words + output)[-LAST_WORDS:]
         self._pass_on(output)
@@ -155,6 +181,7 @@ class Reader:
 
     def _kill(self) -> None:
         """Kill the whole tree: pid 1 of a pid namespace takes all of it along."""
+        self.killed = True
         self.until = time.monotonic() + GRACE
         if self.pidfd >= 0:
             try:
@@ -165,14 +192,17 @@ class Reader:
                 pass  # another user's, and we are not root: the engine is
             else:
                 return
-        # In a thread: the engine answers only when the streams are drained, and draining them is our own job.
-        threading.Thread(target=self._kill_by_engine, daemon=True).start()
+        self._in_background(self.container.kill)
 
-    def _kill_by_engine(self) -> None:
-        try:
-            self.container.kill()
-        except SandboxUnavailable:
-            return  # the reader sees that it lives on, or that the streams are gone
+    def _in_background(self, send: Callable[[], None]) -> None:
+        """Let the engine send a signal. It answers only when the streams are drained, and draining is our own job."""
+
+        def ask() -> None:
+            # Where the engine cannot, the reader sees that the container lives on, or that the streams are gone.
+            with contextlib.suppress(SandboxUnavailable):
+                send()
+
+        threading.Thread(target=ask, daemon=True).start()
 
     def _ending(self, seconds: float) -> Ending:
         for marks in self.marks.values():
@@ -186,9 +216,19 @@ class Reader:
             words = self.last_words.decode(errors="replace").strip()
             raise SandboxUnavailable(
                 f"{self.name} ended with exit code {code} before its command began" + (f": {words}" if words else ""),
-                reason="parked" if code == NO_GO or signal_of(code) else "image",
+                reason="parked" if code == NO_GO or signal_of(code) else _unable(words),
             )
-        return Ending(code, self.usage, seconds, self.timed_out, self.capped, oom, error)
+        if signal_of(code) and not (self.timed_out or self.killed or oom):
+            self._not_lost()
+        flags = self.timed_out, self.capped, oom
+        return Ending(code, self.usage, seconds, *flags, error, self.disk_capped, self.begin_seconds)
+
+    def _not_lost(self) -> None:
+        """Raise SandboxUnavailable where the signal is of who removes it, or of an engine that is being stopped."""
+        state = self.engine.state(self.container.id)
+        if state.get("Dead") or state.get("Status") == "removing":
+            raise SandboxUnavailable(f"{self.name} was removed while its command ran", reason="gone")
+        self.engine.must_accept()
 
     def _said(self) -> int | None:
         """Return the exit code that the shell said; None if it said none that can be one."""
@@ -197,13 +237,21 @@ class Reader:
 
     def _engines_word(self) -> int:
         """Ask the engine how it ended; one whose streams are lost still has its wall time, and not more."""
-        killed = self.timed_out or self.capped
-        left = GRACE if killed else max(self.until - time.monotonic(), 0)
+        left = GRACE if self.killed else max(self.until - time.monotonic(), 0)
         code = self.engine.wait(self.container.id, left + SETTLE)
-        if code is None and not killed:
+        if code is None and not (self.timed_out or self.killed):
             self.timed_out = True
+            self.container.terminate()
+            code = self.engine.wait(self.container.id, STOP_GRACE)
+        if code is None and not self.killed:
             self.container.kill()
             code = self.engine.wait(self.container.id, GRACE)
         if code is None:
             raise SandboxUnavailable(f"{self.name} was killed and is not dead; see the engine's log", reason="stuck")
         return code
+
+
+def _unable(words: str) -> str:
+    """Return why an image's shell did not come to its first line."""
+    # Any other word is about that shell: it is missing, or for another machine.
+    return "unsupported" if engine_reason(words) == "unsupported" else "image"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -29,8 +31,22 @@ class Receipt(BaseModel):
     """The engine's flag. A child may have been killed while the step exited 0: read it beside the exit code."""
     timed_out: bool = False
     output_capped: bool = False
+    disk_capped: bool = False
+    """It was killed because its files grew past their cap; `disk_limit` says which."""
+    disk_limit: str = ""
+    """The cap on disk that it ran into, in words that follow "it": empty when it ran into none."""
+    disk_bound: Literal["", "kernel", "watched"] = ""
+    """What held its caps on disk: file systems of that size alone, or a watch as well; empty: it had no caps, or they
+    could only be looked at afterwards."""
+    disk_peak: int | None = None
+    """Bytes that its files had grown by when it was last looked at; None if it ended before anyone looked."""
     queued_seconds: float = 0.0
+    start_seconds: float | None = None
+    """From asking the engine for the container to its being parked: created, attached, started, read back."""
     parked_seconds: float = 0.0
+    """From parked to go."""
+    begin_seconds: float | None = None
+    """From go to the command's first instruction, as far as it can be seen from outside."""
     seconds: float = 0.0
     """Wall time of the step's own work: from go to exit."""
     cpu_seconds: float | None = None
@@ -40,7 +56,19 @@ class Receipt(BaseModel):
     """Bytes of stdout and stderr that were produced up to the cap."""
     started_at: float = 0.0
     """Unix time of go."""
+    network_attempts: int = 0
+    """Requests it made to the proxy, whatever came of them."""
+    network_refused: int = 0
+    """Those that the proxy refused."""
+    network_bytes: int = 0
+    """Bytes through the proxy, in both directions."""
+    network_refused_hosts: tuple[str, ...] = ()
+    """The first ten that it was refused, as `host:port`."""
     enforced: tuple[str, ...] = ()
-    """Controls that were read back as effective."""
+    """Controls that were read back from the kernel as effective."""
+    told: tuple[str, ...] = ()
+    """Controls for which there is only the engine's or the runtime's word, because the kernel's is out of reach."""
+    absent: tuple[str, ...] = ()
+    """What the policy prefers and the host does not have: `control: why`."""
     refused: str = ""
     """The sandbox's own reason for not running or for ending the step; empty when the step's code decided."""

@@ -19,7 +19,7 @@ class WorkspaceError(RuntimeError):
     """The workspace cannot be used as asked. `code` names the case, `files` the paths it is about.
 
     Codes: dirty, unborn, sha256, reftable, partial, bare, owner, broken, base, branch, conflict, unreadable, unsafe,
-    case, size, disk, filter, index, inputs.
+    case, size, disk, filter, index, inputs, mounted, secret.
     """
 
     def __init__(self, code: str, message: str, *, files: tuple[str, ...] = ()) -> None:

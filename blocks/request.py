@@ -37,6 +37,22 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class Volume:
+    """A volume of the engine seen inside, in place of a directory that the engine cannot see."""
+
+    source: str
+    """The volume's name."""
+    target: str
+    writable: bool = False
+
+    def spelled(self) -> dict[str, Any]:
+        """Spell it as the engine's API does. Without NoCopy, what the image has there would be copied into it."""
+        options = {"NoCopy": True}
+        mount = {"Type": "volume", "Source": self.source, "Target": self.target, "ReadOnly": not self.writable}
+        return {**mount, "VolumeOptions": options}
+
+
+@dataclass(frozen=True)
 class ContainerRequest:
     """Everything that must be known to park a container."""
 
@@ -45,7 +61,11 @@ class ContainerRequest:
     image_id: str
     policy: SecurityPolicy
     argv: tuple[str, ...]
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[Mount | Volume, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     user: str = "1000:1000"
     workdir: str = WORKSPACE
+    memory: tuple[Volume, ...] = ()
+    """Volumes in memory, on an engine whose own tmpfs cannot be bounded as the policy says."""
+    secrets: tuple[str, ...] = ()
+    """Names of the secrets it gets at its go; their values are not part of a request."""

@@ -23,19 +23,25 @@ from prefect.utilities.asyncutils import run_sync_in_worker_thread
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from workflowmaster import policies
-from workflowmaster.blocks.container import Container
+from workflowmaster.blocks import deadline
 from workflowmaster.blocks.engine import OURS, Engine, SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.blocks.failure import explain, signal_of
+from workflowmaster.blocks.growth import Place
 from workflowmaster.blocks.output import Capture
+from workflowmaster.blocks.overseeing import watch
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.ownership import hand_over, needs_handing_over
+from workflowmaster.blocks.plain import container_for
 from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.blocks.request import OUT, SCRATCH, ContainerRequest
 from workflowmaster.policies import PolicyError, SecurityPolicy
 from workflowmaster.policies.values import did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workflowmaster.blocks.container import Container
     from workflowmaster.blocks.reader import Ending
 
 TYPE = "docker-sandbox"
@@ -110,9 +116,12 @@ class DockerSandbox(JobBlock):  # type: ignore[type-arg] # a parameter would mak
     def _clean(cls, values: Any) -> Any:
         return _without_prefects_own(cls, values)
 
-    def effective(self) -> SecurityPolicy:
-        """Return the limits that hold. PolicyError for a bad field, or for a looser one without a reason."""
-        base = policies.load(self.policy)
+    def effective(self, folders: Sequence[Path] = ()) -> SecurityPolicy:
+        """Return the limits that hold. PolicyError for a bad field, or for a looser one without a reason.
+
+        `folders` are those of the user's own policies.
+        """
+        base = policies.load(self.policy, folders)
         if not self.limits:
             return base
         changed = self._changed(base)
@@ -160,13 +169,13 @@ class DockerSandbox(JobBlock):  # type: ignore[type-arg] # a parameter would mak
                 policy=policy,
                 argv=tuple(self.command),
                 mounts=exchange.mounts,
-                labels={"workflow": "sandbox", **Owner.me().labels()},
+                labels={"workflow": "sandbox", **Owner.me().labels(), **deadline.labels(policy.wall_seconds_max)},
                 user=f"{user[0]}:{user[1]}",
                 workdir=SCRATCH,
             )
             exchange.write({"HOME": SCRATCH, "WM_OUTPUT": f"{OUT}/outputs"}, {})
             seconds = min(self.timeout_seconds or policy.wall_seconds_default, policy.wall_seconds_max)
-            return SandboxRun(Container(engine, request).park(), folder, seconds, engine)
+            return SandboxRun(container_for(engine, request).park(), folder, seconds, engine)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -186,6 +195,9 @@ class SandboxRun(JobRun[str]):
     def __init__(self, container: Container, folder: Path, seconds: float, engine: Engine) -> None:
         self._container, self._log, self._seconds, self._engine = container, folder / "log", seconds, engine
         self.ending: Ending | None = None
+        # Watched and never mounted: no sweep knows of this folder.
+        out = Place(OUT, folder / "exchange/out", cap=container.request.policy.result_cap)
+        self._growth = watch(engine, container, [out] if engine.info.local else [])
         # Not a daemon: a process that exits waits for its container, at most its wall time, instead of leaving it.
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=container.request.name)
         self._done = thread.submit(self._run)
@@ -196,7 +208,7 @@ class SandboxRun(JobRun[str]):
         policy = self._container.request.policy
         try:
             with Capture(self._log, cap=policy.output_cap, policy=policy.name) as capture:
-                return self._container.run(self._seconds, capture)
+                return self._container.run(self._seconds, capture, self._growth)
         finally:
             self._container.remove()
             self._take_over()
@@ -205,7 +217,7 @@ class SandboxRun(JobRun[str]):
         """Make what a uid of its own left behind ours, or the folder could never be removed."""
         request = self._container.request
         outward = self._log.parent / "exchange/out"
-        if needs_handing_over(outward, int(request.user.partition(":")[0])):
+        if self._container.shares_files and needs_handing_over(outward, int(request.user.partition(":")[0])):
             labels = {f"{OURS}.{key}": value for key, value in request.labels.items()}
             hand_over(self._engine, request.image_id, outward, name=f"{request.name}-own", labels=labels)
 
@@ -220,6 +232,7 @@ class SandboxRun(JobRun[str]):
             oom_killed=self.ending.oom_killed,
             timed_out=self.ending.timed_out,
             output_capped=self.ending.capped,
+            disk_capped=self.ending.disk_capped,
         )
         reason, _ = explain(receipt, self._seconds)
         if reason:

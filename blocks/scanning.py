@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workflowmaster.blocks import handles
+from workflowmaster.blocks.looseobjects import hash_rest
+from workflowmaster.blocks.objectstore import object_id
 from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.blocks.stamps import Key, Known, Node, Stamp, kernel_now, key_of, settled
 from workflowmaster.blocks.trees import (
@@ -33,6 +35,7 @@ from workflowmaster.blocks.trees import (
 if TYPE_CHECKING:
     from workflowmaster.blocks.ignore import Rules
     from workflowmaster.blocks.objectstore import ObjectStore
+    from workflowmaster.blocks.screening import Screen
 
 MOST_TREES = 50_000
 """Trees whose submodules are remembered."""
@@ -112,6 +115,8 @@ class Scan:
     """The tree the step started from; spares writing what it holds when the directory is not known."""
     rules: Rules | None = None
     """Ignore rules above the root; with them, ignored files are not taken."""
+    screen: Screen | None = None
+    """Looks for secrets in what is new or changed, before it is stored."""
     lend: bool = True
     """Whether to give ourselves a permission that an owner took away; never in a directory of the user's."""
     now: int = field(default_factory=kernel_now)
@@ -253,10 +258,14 @@ class Scan:
         if reason := _unfit(path, name, 0):
             self._leave_out(path, reason)
             return None
+        before = here.before(name)
+        if self.screen is not None and before is None:
+            self.screen.path(path)
         if stat.S_ISLNK(st.st_mode):
             # The target is content like any other: where it leads is never asked.
             target = os.fsencode(os.readlink(name, dir_fd=here.fd))
-            before = here.before(name)
+            if self.screen is not None and (before is None or object_id("blob", target) != before.oid):
+                self.screen.target(os.fsdecode(target), path)
             return self._stamp(key_of(st), Entry(SYMLINK, self.store.write("blob", target, held=_id(before))), before)
         if not stat.S_ISREG(st.st_mode):
             self._leave_out(path, f"a {_KINDS.get(stat.S_IFMT(st.st_mode), 'special file')}")
@@ -267,7 +276,7 @@ class Scan:
             self.unreadable.append(show(path))
             return None
         try:
-            return self._content(source, path, here.before(name), here.node.files.get(name))
+            return self._content(source, path, before, here.node.files.get(name))
         finally:
             os.close(source)
 
@@ -278,6 +287,10 @@ class Scan:
             self._leave_out(path, "it changed its kind while it was read")
             return None
         self._grow(path, st.st_size - (old.key[1] if old is not None else 0))
+        names = self.screen.content(source) if self.screen is not None else None
+        # What the step found there is not its doing.
+        if self.screen is not None and names and hash_rest(source, st.st_size) != _id(before):
+            raise self.screen.refusal(names, path)
         # git knows one bit, the owner's; setuid and all else end here.
         mode = EXECUTABLE if st.st_mode & stat.S_IXUSR else FILE
         oid = self.store.write_file(source, st.st_size, held=_id(before))

@@ -20,8 +20,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workflowmaster.blocks import bounded, handles, userrepo
 from workflowmaster.blocks import export as exporting
-from workflowmaster.blocks import handles, userrepo
 from workflowmaster.blocks.basis import Basis
 from workflowmaster.blocks.caps import DEFAULT_CAPS, Caps, Left, over_caps
 from workflowmaster.blocks.export import ChangedFile
@@ -39,6 +39,8 @@ from workflowmaster.blocks.trees import show
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from workflowmaster.blocks.screening import Screen
 
 __all__ = [
     "Caps",
@@ -176,7 +178,7 @@ class Store:
         if known is not None:
             known.seal()
 
-    def snapshot(
+    def snapshot(  # noqa: PLR0913 - one commit needs all of it
         self,
         directory: Path,
         *,
@@ -184,17 +186,19 @@ class Store:
         step: str,
         message: str,
         caps: Caps = DEFAULT_CAPS,
+        screen: Screen | None = None,
     ) -> Snapshot:
         """Commit everything in a directory, ignored files included, on top of the commit(s) the step started from.
 
-        WorkspaceError `unreadable` (files of another user), `size` (more than the caps allow), `disk`.
+        WorkspaceError `unreadable` (files of another user), `size` (more than the caps allow), `disk`, and `secret`
+        if `screen` finds one in what is new or changed: nothing of the directory is stored then.
         """
         known = self._remember(directory)
         before = self._objects.bytes_written
         first = self._tree(parents[0])
         with disk_errors(str(self.folder)), handles.root(directory) as fd:
             self._remove_throwaway(fd, known)
-            scan = Scan(self._objects, self._gitlinks.by_directory(first), caps.total_bytes, start=first)
+            scan = Scan(self._objects, self._gitlinks.by_directory(first), caps.total_bytes, start=first, screen=screen)
             tree = self._scan(scan, fd, directory)
             tree = self._prune(tree, known, scan, caps)
             return self._commit(tree, scan, parents, f"{message}\n\nStep: {step}", before)
@@ -329,10 +333,14 @@ def prepare(directory: Path, uid: int, gid: int) -> None:
 def remove_tree(directory: Path) -> None:
     """Remove a directory that foreign code has written, however deep, unreadable or odd; nothing outside is touched.
 
-    WorkspaceError `owner` if parts belong to another user and we are not root.
+    What is mounted below it is unmounted first, and never walked into. WorkspaceError `owner` if parts belong to
+    another user and we are not root, `mounted` if something stays mounted.
     """
     if not directory.parent.is_dir():
         return
+    bounded.release(directory)
+    if left := bounded.mounted(directory):
+        raise WorkspaceError("mounted", f"{left[0]} is mounted and cannot be unmounted; umount it as root.")
     fd = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         handles.remove(fd, directory.name)

@@ -5,20 +5,31 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from workflowmaster.blocks.handout import RECEIVE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-WRAPPER = (
-    'IFS= read -r wm_go && set -- "$wm_go" "$@" && unset wm_go && . /wm/env && { '
-    'printf %s "$1" >&2; (shift; exec "$@" </wm/stdin 2>&1); set -- "$1" $?; '
+_GO = 'IFS= read -r wm_go && set -- "$wm_go" "$@" && unset wm_go TINI_KILL_PROCESS_GROUP && '
+_RUN = (
+    ". /wm/env && { "
+    'trap : TERM; printf %s "$1" >&2; (shift; exec "$@" </wm/stdin 2>&1); set -- "$1" $?; '
     'printf %s "$1" >&2; printf "%s%03d" "$1" "$2"; exit "$2"; }; exit 125'
 )
+WRAPPER = _GO + _RUN
 """What a parked container runs. Closing its stdin without a go line ends it with 125 and nothing of the user's run.
 
 The mark lives in `$1`, because any name could also be a variable of the step's environment, which is read after it. The
 command is started by `exec` in a subshell, so that `exit` or `cd` as a command is a program that does not exist. Its
 stdout and stderr share one pipe: in two, the engine mixes up what came first, and a person reads an error by its place.
+
+SIGTERM reaches the step by the engine's init, which passes signals on to its child's whole process group if it is asked
+to by TINI_KILL_PROCESS_GROUP. The trap is ours alone, because a subshell gives traps up: the command gets the signal as
+any program does, and the shell lives to say what became of it. While it is parked it has no trap, and ends.
 """
+
+WITH_SECRETS = _GO + RECEIVE + _RUN
+"""The same for a container with secrets, which follow the go line; the environment comes last, so it can use them."""
 
 LONGEST_VALUE = 128 * 1024 - 1
 """Bytes of `NAME=value`: with one more, Linux refuses to start any program (MAX_ARG_STRLEN)."""

@@ -45,11 +45,17 @@ def compilation(options: Options, settings: Settings, *, running: bool) -> Compi
     """Read and compile a prompt as options and settings say. PromptError if it cannot be read as one, BadOption."""
     if options.max_parallel is not None and options.max_parallel < 1:
         raise BadOption(f"--max-parallel {options.max_parallel}: expected a number of steps, 1 or more")
+    return compiler.compile_prompt(prompts.read(Path(options.prompt)), wanted(options, settings, running=running))
+
+
+def wanted(options: Options, settings: Settings, *, running: bool) -> compiler.Options:
+    """Return what the compiler is told, out of what was asked for and what is set."""
     # A setting that nobody set is a default, which the prompt overrides; one that somebody set is a limit.
     limit = settings.max_parallel_tasks if "max_parallel_tasks" in settings.model_fields_set else None
-    wanted = compiler.Options(
+    return compiler.Options(
         policy=options.policy,
         default_policy=settings.security_policy,
+        policy_folders=settings.own_policies,
         inputs=options.inputs,
         require_inputs=running,
         default_image=settings.image,
@@ -59,7 +65,6 @@ def compilation(options: Options, settings: Settings, *, running: bool) -> Compi
         max_parallel=options.max_parallel or limit,
         agent=bool(options.agent or settings.agent),
     )
-    return compiler.compile_prompt(prompts.read(Path(options.prompt)), wanted)
 
 
 def plan_of(options: Options, settings: Settings, *, running: bool = True) -> Plan:

@@ -216,6 +216,20 @@ class TriggerKeys(Keys):
     after: Words = ()
 
 
+class SecretKeys(Keys):
+    """One entry of a step's `secrets`: a file in `/run/secrets`, and a variable if `env` says so."""
+
+    name: str
+    env: bool | str = False
+
+    @property
+    def variable(self) -> str:
+        """The variable that is to hold it: its own name for `true`; empty for none."""
+        # As it is spelt: the values of `secrets` are texts.
+        word = str(self.env).lower()
+        return "" if word == "false" else self.name if word == "true" else str(self.env)
+
+
 class ConcurrencyKeys(Keys):
     """`concurrency`: one run of a group at a time."""
 
@@ -240,7 +254,6 @@ class CommonKeys(Keys):
     security_policy: str | None = None
     image: str | None = None
     env: dict[str, str] = {}
-    secrets: Words = ()
     network: (
         Annotated[
             NetworkKeys, BeforeValidator(lambda value: {"allowed": value} if isinstance(value, (list, str)) else value)
@@ -274,6 +287,7 @@ class FrontMatter(CommonKeys):
         )
     )
 
+    secrets: Words = ()
     labels: Words = ()
     metadata: dict[str, Any] = {}
     inputs: dict[str, Annotated[InputKeys, _keyed("default")]] = {}
@@ -310,6 +324,7 @@ class StepAttributes(CommonKeys):
             "check",
             "reason",
             "outputs",
+            "artifacts",
             "inputs",
             "on-failure",
             "idempotency",
@@ -319,10 +334,15 @@ class StepAttributes(CommonKeys):
         )
     )
 
+    secrets: Annotated[
+        tuple[Annotated[SecretKeys, _keyed("name")], ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, dict) else _listed(value)),
+    ] = ()
     needs: Words = ()
     if_: str = ""
     priority: Literal["high", "medium", "low"] | None = None
     outputs: Words = ()
+    artifacts: Words = ()
     inputs: Words = ()
     matrix: Annotated[dict[str, Any], WithJsonSchema(_OPEN)] = {}
     check: str = ""

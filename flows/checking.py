@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflowmaster.flows import compiler, prompts
 from workflowmaster.flows.diagnostics import Diagnostic, PromptError, render
+from workflowmaster.flows.home import configured
 from workflowmaster.flows.plan import SCHEMA, Plan, Step
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ INVALID = 2
 def check(given: argparse.Namespace) -> int:
     """Print every finding about the files; exit code 2 if one of them is an error."""
     found: list[Diagnostic] = []
+    options = _options()
     for name in given.files:
-        found += diagnostics(Path(name))
+        found += diagnostics(Path(name), options)
     if given.json:
         print(json.dumps([one.public() for one in found]))
     for one in found:
@@ -32,10 +34,20 @@ def check(given: argparse.Namespace) -> int:
     return INVALID if errors else 0
 
 
-def diagnostics(path: Path) -> tuple[Diagnostic, ...]:
+def _options() -> compiler.Options:
+    """Return what a run without options would tell the compiler."""
+    if not configured():
+        return compiler.Options()
+    from workflowmaster.flows.asking import Options, wanted
+    from workflowmaster.flows.settings import load  # 0.1 s that nobody pays who has set nothing
+
+    return wanted(Options(prompt=""), load(), running=False)
+
+
+def diagnostics(path: Path, options: compiler.Options) -> tuple[Diagnostic, ...]:
     """Read and compile one file and return what was found."""
     try:
-        return compiler.compile_prompt(prompts.read(path)).diagnostics
+        return compiler.compile_prompt(prompts.read(path), options).diagnostics
     except PromptError as error:
         return error.diagnostics
 

@@ -110,18 +110,62 @@ def _reading(commands: Commands) -> None:
 
 
 def _keeping(commands: Commands) -> None:
-    policy = _command(commands, "policy", "looking:policy", "list, show or compare security policies", json=True)
-    policy.add_argument("what", choices=("list", "show", "diff"))
-    policy.add_argument("names", metavar="NAME", nargs="*")
-    image = _command(commands, "image", "upkeep:image", "build or list the step image", json=True)
-    image.add_argument("what", choices=("build", "list"))
-    image.add_argument("--force", action="store_true", help="build although nothing has changed")
+    _policies(commands)
+    _images(commands)
     init = _command(commands, "init", "upkeep:init", "save the policies as blocks on the Prefect server")
     init.add_argument("--force", action="store_true", help="overwrite documents that were edited")
     _command(commands, "doctor", "doctor:doctor", "check what this machine can do, and say the mend", json=True)
-    _command(commands, "clean", "upkeep:clean", "remove containers whose owner is dead", json=True)
+    _command(commands, "clean", "upkeep:clean", "remove what runs of dead owners left behind", json=True)
     ui = _command(commands, "ui", "upkeep:ui", "serve the runs' database with the Prefect UI")
     ui.add_argument("--port", type=int, default=4200)
+
+
+def _policies(commands: Commands) -> None:
+    policy = _whats(_family(commands, "policy", "list, show, compare or probe security policies"))
+    _part(policy, "list", "policing:show_list", "list the policies, the loosest first")
+    show = _part(policy, "show", "policing:show", "show what a policy grants")
+    show.add_argument("name", metavar="NAME")
+    show.add_argument("--effective", action="store_true", help="say where each value comes from and what it becomes")
+    diff = _part(policy, "diff", "policing:diff", "compare two policies")
+    diff.add_argument("names", metavar="NAME", nargs=2)
+    probe = _part(policy, "probe", "probing:probe", "try hostile operations in a container of that policy")
+    probe.add_argument("name", metavar="NAME")
+    probe.add_argument("--image", metavar="REF", help="image to try in (default: the step image)")
+
+
+def _images(commands: Commands) -> None:
+    family = _family(commands, "image", "build, list, scan images, or list their packages")
+    # Was an option of the family before `build` had options of its own; lines that say so go on working.
+    family.add_argument("--force", action="store_true", help=argparse.SUPPRESS)
+    image = _whats(family)
+    build = _part(image, "build", "imaging:build", "build and sign the step image")
+    build.add_argument("--force", action="store_true", default=argparse.SUPPRESS, help="build although it is there")
+    _part(image, "list", "imaging:show_list", "list our images")
+    for name, text in (
+        ("sbom", "list the packages in an image, as CycloneDX"),
+        ("scan", "look the packages of an image up among the known vulnerabilities"),
+    ):
+        _part(image, name, f"imaging:{name}", text).add_argument(
+            "reference", metavar="REF", nargs="?", help="an image (default: the step image)"
+        )
+
+
+def _family(commands: Commands, name: str, text: str) -> argparse.ArgumentParser:
+    """Add a command that has commands of its own. `--json` may stand before or after the second word."""
+    family = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    family.add_argument("--json", action="store_true", help="print JSON on stdout")
+    return family
+
+
+def _whats(family: argparse.ArgumentParser) -> Commands:
+    return family.add_subparsers(dest="what", metavar="WHAT", required=True)
+
+
+def _part(family: Commands, name: str, does: str, text: str) -> argparse.ArgumentParser:
+    made = _command(family, name, does, text)
+    # Without a default of its own, so that it does not undo the family's.
+    made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON on stdout")
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:

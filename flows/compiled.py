@@ -23,9 +23,10 @@ from pydantic import ValidationError
 from workflowmaster import policies
 from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import Engine
+from workflowmaster.flows.admitting import admit, pin
 from workflowmaster.flows.asking import BadOption, Options, plan_of
 from workflowmaster.flows.inputs import as_text, convert
-from workflowmaster.flows.journey import Fixed, Journey, pin, prepare
+from workflowmaster.flows.journey import Fixed, Journey, effective, prepare
 from workflowmaster.flows.looking import out
 from workflowmaster.flows.plan import Noun, Plan, canonical
 from workflowmaster.flows.settings import Settings, load
@@ -103,17 +104,20 @@ def write(given: argparse.Namespace) -> int:
 def locked(options: Options, settings: Settings, folder: Path) -> Lock:
     """Compile a prompt and expand all that its plan only names."""
     plan = plan_of(options, settings, running=False)
-    used = sorted({step.policy for step in plan.tasks if step.in_container})
+    limits = {step.id: effective(step, settings) for step in plan.tasks if step.in_container}
+    used = {name: policies.load(name, settings.own_policies) for name in sorted({p.name for p in limits.values()})}
     source = Path(options.prompt)
+    images = pin(plan, Engine())
+    admit(plan, limits, images, settings, by="lock")
     lock = Lock(
         source=_relative(source, folder),
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         options=options.model_copy(update={"prompt": source.name, "workspace": "."}),
         plan=plan.model_copy(update={"prompt": plan.prompt.model_copy(update={"path": source.name})}),
         workflow_hash=plan.workflow_hash,
-        images=pin(plan, Engine()),
-        policies={name: policies.load(name).model_dump(mode="json") for name in used},
-        policy_hashes={name: policies.load(name).hash for name in used},
+        images=images,
+        policies={name: policy.model_dump(mode="json") for name, policy in used.items()},
+        policy_hashes={name: policy.hash for name, policy in used.items()},
     )
     return lock.model_copy(update={"seal": lock.sealed()})
 
@@ -151,7 +155,8 @@ def read(path: Path) -> Lock:
     # A deployment may ship the lock without the prompt; then there is nothing to hold it against.
     if source.exists() and hashlib.sha256(source.read_bytes()).hexdigest() != lock.sha256:
         raise StaleLock(f"{path} is stale: {source} has changed since it was compiled; {renew}")
-    changed = [name for name, digest in lock.policy_hashes.items() if policies.load(name).hash != digest]
+    folders = load().own_policies
+    changed = [name for name, digest in lock.policy_hashes.items() if policies.load(name, folders).hash != digest]
     if changed:
         raise StaleLock(f"{path} is stale: policy {', '.join(changed)} has changed since; {renew}")
     return lock

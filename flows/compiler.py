@@ -25,6 +25,7 @@ from workflowmaster.flows.naming import instance_id
 from workflowmaster.flows.options import Compilation, Explained, Options
 from workflowmaster.flows.ordering import in_order
 from workflowmaster.flows.placeholders import refuse_elsewhere
+from workflowmaster.flows.reachable import check_file_network
 from workflowmaster.flows.stepping import shared_outputs, steps_of
 from workflowmaster.flows.surroundings import background, criteria, mentioned
 from workflowmaster.flows.validation import validate
@@ -68,6 +69,7 @@ def _context(prompt: Prompt, options: Options, report: Report, *, lenient: bool)
     refuse_elsewhere(front.located, report)
     policies = standing(front, options, report)
     check_file_limits(front, policies.policy(policies.file), report)
+    check_file_network(front, policies.policy(policies.file), report)
     specs, values = read_inputs(front, options, report)
     return Context(prompt, front, options, report, policies, specs, values)
 

@@ -7,7 +7,7 @@ from workflowmaster.flows.plan import Decision, Retries, Step
 LONGEST_WAIT = 300.0
 """Cap of a delay between two attempts, in seconds."""
 
-NEVER = frozenset({"output", "policy"})
+NEVER = frozenset({"output", "disk", "policy"})
 """Failures that the same attempt under the same limits can only repeat."""
 
 CLASS = {"timeout": "timeout", "oom": "oom", "sandbox": "transient", "killed": "transient"}

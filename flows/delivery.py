@@ -21,7 +21,7 @@ from workflowmaster.blocks.borrowing import borrow
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
-from workflowmaster.flows import ending, folders, gates
+from workflowmaster.flows import admitting, ending, folders, gates, sweeping
 from workflowmaster.flows.asking import Options
 from workflowmaster.flows.documents import from_server, limited_tags
 from workflowmaster.flows.execution import StepFailed, host_result, in_git
@@ -32,6 +32,7 @@ from workflowmaster.flows.settings import load
 from workflowmaster.flows.slots import Slots
 from workflowmaster.flows.steps import Runtime, result_key, runtimes, task_for
 from workflowmaster.flows.watching import Watcher, silent
+from workflowmaster.policies import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +86,7 @@ async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
     journey.begun = True
     try:
         journey.at_begin()
+        journey.threads.submit(sweeping.at_start, journey)
         await _begin(journey)
         state = await _work(journey, watcher)
     except asyncio.CancelledError:
@@ -135,6 +137,7 @@ async def _begin(journey: Journey) -> None:
         base=journey.store.base,
         images=journey.record.images,
     )
+    admitting.tell(journey)
     journey.save(journey.state())
 
 
@@ -152,9 +155,12 @@ async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
     walk = Walk(runtime, queue, watcher)
     try:
         await walk.to_the_end()
+        # Before the run's last word in the audit log, which nothing may follow.
+        await asyncio.to_thread(journey.network.hush)
         return await ending.conclude(journey, aborted=walk.aborted)
     except asyncio.CancelledError:
         await walk.stop()
+        await asyncio.to_thread(journey.network.hush)
         raise
     finally:
         runtime.parking.close()
@@ -251,9 +257,15 @@ class Walk:
 
     def _failed(self, step: Step, error: BaseException | None, state: State[Any]) -> StepResult:
         if isinstance(error, StepFailed):
+            if error.cause == "sandbox":
+                self.journey.infrastructure.append(str(error))
             return error.result
         if isinstance(error, SandboxUnavailable):
             self.journey.infrastructure.append(str(error))
+        elif isinstance(error, PolicyError):
+            self.journey.refusals.append(str(error))
+            findings = [finding._asdict() for finding in error.findings]
+            self.journey.audit.append("step.refused", step=step.id, reason=str(error), findings=findings)
         elif not isinstance(error, (WorkspaceError, OSError)):
             get_run_logger().error("step %s ended in %s: %s", step.id, state.name, state.message)
         reason = str(error) if error else state.message or state.name or "it did not complete"

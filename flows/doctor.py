@@ -10,16 +10,19 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from workflowmaster.blocks.engine import Engine, EngineInfo, SandboxUnavailable
+from workflowmaster.flows.enforcement import MEANING, Row, table
 from workflowmaster.flows.looking import out
 from workflowmaster.flows.running import INFRASTRUCTURE
 from workflowmaster.flows.serving import api_url
 from workflowmaster.flows.settings import SettingsError, home, load
+from workflowmaster.policies import PolicyError
 
 if TYPE_CHECKING:
     import argparse
@@ -39,6 +42,8 @@ class Finding:
     status: Literal["ok", "warning", "error"]
     found: str
     mend: str = ""
+    table: tuple[Row, ...] = ()
+    """Line by line, where one line does not say it."""
 
 
 def doctor(given: argparse.Namespace) -> int:
@@ -52,6 +57,9 @@ def doctor(given: argparse.Namespace) -> int:
             out(f"{mark}  {finding.check:<12} {finding.found}")
             if finding.mend:
                 out(f"{'':>9}{'':<12} → {finding.mend}")
+            for row in finding.table:
+                detail = f": {row.detail}" if row.detail else ""
+                out(f"{'':>9}{'':<12} {row.control:<18} {MEANING[row.verdict]}{detail}")
     return INFRASTRUCTURE if any(finding.status == "error" for finding in findings) else 0
 
 
@@ -111,38 +119,50 @@ def check_docker() -> Finding:
     info = _engine()
     if isinstance(info, SandboxUnavailable):
         return Finding("docker", "error", str(info), "sudo systemctl start docker, or as root: scripts/engine")
-    where = "local" if info.local else "remote: bind mounts do not reach it"
+    where = "local" if info.local else "remote: files travel by archive"
     found = f"{info.version} (API {info.api}), cgroup v{info.cgroup}, {info.storage}, {info.cpus} cores, {where}"
-    if not info.local:
-        return Finding("docker", "error", found, "use an engine on this machine: unset DOCKER_HOST")
+    if info.flavour == "podman":
+        lacks = "steps get no SIGTERM at their wall time, and none of a policy's capabilities: docs/engines.md"
+        return Finding("docker", "warning", f"Podman {found}", lacks)
     return Finding("docker", "ok", found)
 
 
 def check_enforcement() -> Finding:
-    """Say what a policy could ask for and this engine cannot enforce."""
+    """Say what this engine enforces of what a policy can promise, by trying it."""
     info = _engine()
     if isinstance(info, SandboxUnavailable):
         return Finding("sandbox", "error", "unknown without an engine")
-    if "seccomp" not in info.security:
-        return Finding("sandbox", "error", "the engine has no seccomp", "use a kernel and an engine with seccomp")
-    absent = [name for name in ("apparmor", "userns") if name not in info.security]
-    absent += [] if "runsc" in info.runtimes else ["gVisor"]
-    absent += [] if info.storage in ("btrfs", "zfs") else ["disk quota of the root file system"]
-    absent += [] if hasattr(os, "pidfd_open") else ["pidfd (ends are found by the engine's word, 25 ms later)"]
-    return Finding("sandbox", "warning", f"seccomp ok; not enforceable here: {', '.join(absent)}")
+    try:
+        engine = Engine()
+        rows = table(engine, engine.image_id(load().image))
+    except (SandboxUnavailable, SettingsError, PolicyError) as error:
+        return Finding("sandbox", "error", f"no container can be tried: {error}")
+    weak = [row.control for row in rows if row.verdict == "weaker"]
+    if weak:
+        mend = "use another engine, or a policy that does not promise it"
+        return Finding("sandbox", "error", f"promised and not enforced: {', '.join(weak)}", mend, rows)
+    counts = Counter(row.verdict for row in rows)
+    absent = ", ".join(row.control for row in rows if row.verdict == "absent") or "nothing"
+    words = f"{counts['enforced']} controls read back, {counts['told']} by the engine's word; absent: {absent}"
+    return Finding("sandbox", "warning" if counts["absent"] else "ok", words, table=rows)
 
 
 def check_image() -> Finding:
     """Look for the default step image."""
+    from workflowmaster.flows.admitting import trust
+
     try:
-        reference = load().image
-        found = Engine().image_id(reference)
+        settings = load()
+        reference, found = settings.image, Engine().image_id(settings.image)
     except SandboxUnavailable:
         return Finding("image", "error", "unknown without an engine")
     except SettingsError:
         return Finding("image", "error", "unknown while the settings cannot be read")
     if found is None:
         return Finding("image", "error", f"{reference} is not on the engine", "workflowmaster image build")
+    if trouble := trust(settings).verdict(found).trouble:
+        said = f"{reference} is {found[7:19]} and not signed, so testing, hardened and paranoid refuse it: {trouble}"
+        return Finding("image", "warning", said, "workflowmaster image build")
     return Finding("image", "ok", f"{reference} is {found[7:19]}")
 
 
@@ -173,7 +193,7 @@ def check_settings() -> Finding:
     except SettingsError as error:
         return Finding("settings", "error", str(error), "mend or remove that setting")
     changed = {name: value for name, value in chosen.model_dump().items() if name in chosen.model_fields_set}
-    return Finding("settings", "ok", json.dumps(changed) if changed else "all defaults")
+    return Finding("settings", "ok", json.dumps(changed, default=str) if changed else "all defaults")
 
 
 CHECKS = (

@@ -65,6 +65,8 @@ class EmbeddedServer:
         child = {**os.environ, **environment(self._home), "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
         child |= {"PREFECT__SERVER_FINAL": "1", "PREFECT_LOGGING_SERVER_LEVEL": "WARNING"}
         child.pop("PREFECT_API_URL", None)
+        # Secrets are for this process alone, and a process's environment is readable for as long as it lives.
+        child = {name: value for name, value in child.items() if not name.startswith("WORKFLOWMASTER_SECRET_")}
         number = self._listener.fileno()
         with (folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -14,20 +14,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workflowmaster.blocks import layering
-from workflowmaster.blocks.engine import OURS, SandboxUnavailable
-from workflowmaster.blocks.exchange import BadOutputs
+from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.failure import explain, signal_of
 from workflowmaster.blocks.output import Capture
-from workflowmaster.blocks.ownership import hand_over, needs_handing_over
 from workflowmaster.blocks.receipt import Receipt
+from workflowmaster.blocks.request import WORKSPACE
+from workflowmaster.blocks.screening import CODE as SECRET
 from workflowmaster.blocks.workspace import Caps, WorkspaceError, prepare, remove_tree
-from workflowmaster.flows import invocation
+from workflowmaster.flows import collecting, guarding, invocation
+from workflowmaster.flows.anew import once_more
+from workflowmaster.flows.networking import traffic_of
 from workflowmaster.flows.plan import Step, StepResult, StepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
+    from workflowmaster.blocks.artifacts import Artifact
     from workflowmaster.blocks.reader import Ending
     from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.parking import Parked, Parking, Tree
@@ -75,14 +78,13 @@ class Outcome:
     reason: str
     """Why it failed; empty if it did not."""
     cause: str
+    artifacts: tuple[Artifact, ...] = ()
 
 
 async def run(attempt: Attempt) -> StepResult:
     """Run the step's work and its check. Raises StepFailed, SandboxUnavailable or WorkspaceError."""
     journey, step = attempt.journey, attempt.step
-    parked = await attempt.parking.take(step, attempt.number)
-    started = time.time()
-    outcome = await _with_check(attempt, parked) if step.check else await _work(attempt, parked)
+    started, outcome = await once_more(attempt, _once)
     result = StepResult(
         step=step.id,
         status="failed" if outcome.reason else "completed",
@@ -95,6 +97,7 @@ async def run(attempt: Attempt) -> StepResult:
         input_commit=attempt.commit,
         commit=attempt.commit if outcome.reason and not step.continue_on_error else outcome.commit,
         outputs=outcome.outputs,
+        artifacts=outcome.artifacts,
         receipts=(*journey.receipts.get(step.id, ()), *outcome.receipts),
         findings=outcome.findings,
         log=str(journey.folder.log(step.id, attempt.number).relative_to(journey.folder.path)),
@@ -104,6 +107,15 @@ async def run(attempt: Attempt) -> StepResult:
         journey.receipts[step.id] = result.receipts
         raise StepFailed(result, outcome.cause)
     return result
+
+
+async def _once(attempt: Attempt, held: list[Parked]) -> tuple[float, Outcome]:
+    """Take a container, add it to `held`, and do the step in it; return when that began, and what came of it."""
+    parked = await attempt.parking.take(attempt.step, attempt.number)
+    held.append(parked)
+    started = time.time()
+    outcome = await _with_check(attempt, parked) if attempt.step.check else await _work(attempt, parked)
+    return started, outcome
 
 
 async def _with_check(attempt: Attempt, parked: Parked) -> Outcome:
@@ -133,15 +145,31 @@ async def _work(attempt: Attempt, parked: Parked) -> Outcome:
     try:
         await _fill(attempt, parked)
         receipt = await _send(attempt, parked, "work")
-        outputs, fault = await asyncio.get_running_loop().run_in_executor(
-            journey.threads, _take_out, journey, parked, step
+        outputs, taken, fault = await asyncio.get_running_loop().run_in_executor(
+            journey.threads, collecting.take_out, journey, parked, step
         )
         reason, cause = explain(receipt, step.timeout_seconds)
-        reason, cause = (reason, cause) if reason else (fault, "failure" if fault else "")
-        commit, findings = await _take_in(attempt, parked, keep=not reason or step.continue_on_error)
+        reason, cause = (guarding.told(reason, receipt), cause) if reason else (fault, "failure" if fault else "")
+        # What grew past its cap is not kept, even where a failure may be: it would be refused for that very size.
+        keep = not reason or (step.continue_on_error and not receipt.disk_capped)
+        commit, findings = await _take_in(attempt, parked, keep=keep)
+    except WorkspaceError as error:
+        if error.code != SECRET:
+            raise _hidden(journey, error) from None
+        # The step's own doing, and nothing it left is believed: neither its files nor its outputs.
+        return Outcome((receipt,), {}, attempt.commit, (), str(error), "failure")
     finally:
         _leave(journey, parked)
-    return Outcome((receipt,), outputs, commit, findings, reason, cause)
+    findings = collecting.few(map(journey.secrets.text, (*parked.left_out, *taken.findings, *findings)))
+    return Outcome((receipt,), outputs, commit, findings, journey.secrets.text(reason), cause, taken.artifacts)
+
+
+def _hidden(journey: Journey, error: WorkspaceError) -> WorkspaceError:
+    """Return an error without the secrets in it: it may name a file, and a step chooses its files' names."""
+    text = journey.secrets.text(str(error))
+    if text == str(error):
+        return error
+    return WorkspaceError(error.code, text, files=tuple(map(journey.secrets.text, error.files)))
 
 
 async def _fill(attempt: Attempt, parked: Parked) -> None:
@@ -150,12 +178,14 @@ async def _fill(attempt: Attempt, parked: Parked) -> None:
     before = {name: journey.results[name] for name in journey.ancestors[step.id] if name in journey.results}
     values = invocation.environment(step, journey.plan, journey.record.options.inputs, before)
     values |= {"WM_STEP": step.id, "WM_ATTEMPT": str(attempt.number)}
+    values = parked.environment | invocation.passed(values, parked.container.request.policy)
 
     def fill() -> None:
         if parked.tree:
             lay(journey, parked.tree, attempt.commit)
             if step.git:
                 journey.store.throwaway_git(parked.tree.path)
+            parked.laid = guarding.laid(journey.store, parked.tree.path)
             journey.store.release(parked.tree.path)
         _place_inputs(attempt, parked, attempt.commit)
         parked.exchange.write(values, invocation.files(step, "work"))
@@ -171,7 +201,7 @@ def _place_inputs(attempt: Attempt, parked: Parked, commit: str) -> None:
 
 
 async def _send(attempt: Attempt, parked: Parked, purpose: str) -> Receipt:
-    """Say go, read to the end, and give the account. A cancelled run kills the container first."""
+    """Say go, read to the end, and give the account. A cancelled run stops the container first."""
     journey, step, container = attempt.journey, attempt.step, parked.container
     policy = container.request.policy
     path = journey.folder.log(step.id, attempt.number)
@@ -187,25 +217,36 @@ async def _send(attempt: Attempt, parked: Parked, purpose: str) -> Receipt:
     )
     parked_for, began = time.monotonic() - container.parked_at, time.time()
 
+    growth = guarding.watch(journey.engine, parked)
+    mask, handout = journey.secrets.stream(), journey.secrets.handout(step)
+
     def go() -> tuple[Ending, int]:
-        with Capture(path, cap=policy.output_cap, policy=policy.name, lines=attempt.lines) as capture:
-            ending = container.run(step.timeout_seconds, capture)
+        with Capture(path, cap=policy.output_cap, policy=policy.name, lines=attempt.lines, mask=mask) as capture:
+            ending = container.run(step.timeout_seconds, capture, growth, handout=handout)
             if ending.timed_out:
                 capture.note(f"[workflowmaster: stopped after {step.timeout_seconds:g} s, the step's wall time]")
+            if ending.disk_capped and growth:
+                capture.note(f"[workflowmaster: stopped, because it {journey.secrets.text(growth.reason)}]")
+            for note in traffic_of(parked.line).notes():
+                capture.note(journey.secrets.text(note))
             return ending, capture.size
 
     work = asyncio.get_running_loop().run_in_executor(journey.threads, go)
     try:
         ending, size = await asyncio.shield(work)
     except asyncio.CancelledError:
-        killing = asyncio.get_running_loop().run_in_executor(journey.threads, container.kill)
-        # An engine that cannot kill it cannot hide that from the reader either; what counts here is the cancellation.
-        await asyncio.gather(killing, work, return_exceptions=True)
+        stopping = asyncio.get_running_loop().run_in_executor(journey.threads, container.stop)
+        # An engine that cannot stop it cannot hide that from the reader either; what counts here is the cancellation.
+        await asyncio.gather(stopping, work, return_exceptions=True)
         raise
     receipt = _receipt(parked, ending, purpose).model_copy(
         update={
+            **guarding.account(parked, ending, growth),
+            **traffic_of(parked.line).account(),
             "bytes_out": size,
             "started_at": began,
+            "image": step.image,
+            "start_seconds": container.start_seconds,
             "parked_seconds": max(parked_for, 0.0),
             "queued_seconds": max(began - attempt.queued_at, 0.0),
         }
@@ -231,31 +272,13 @@ def _receipt(parked: Parked, ending: Ending, purpose: str) -> Receipt:
         timed_out=ending.timed_out,
         output_capped=ending.capped,
         seconds=ending.seconds,
+        begin_seconds=ending.begin_seconds,
         cpu_seconds=ending.usage.cpu_seconds,
         peak_memory=ending.usage.peak_memory,
         peak_pids=ending.usage.peak_pids,
         refused=ending.error,
+        **parked.container.attested.account(),
     )
-
-
-def _hand_over(journey: Journey, parked: Parked) -> None:
-    """Make what a container under another uid left behind ours, or it could be neither read nor removed."""
-    request = parked.container.request
-    if needs_handing_over(parked.exchange.outward, int(request.user.partition(":")[0])):
-        labels = {f"{OURS}.{key}": value for key, value in request.labels.items()}
-        outward, name = parked.exchange.outward, f"{request.name}-own"
-        hand_over(journey.engine, request.image_id, outward, name=name, labels=labels)
-
-
-def _take_out(journey: Journey, parked: Parked, step: Step) -> tuple[dict[str, str], str]:
-    """Return the step's named outputs and, if they cannot be used, why."""
-    _hand_over(journey, parked)
-    try:
-        found = parked.exchange.outputs()
-    except BadOutputs as error:
-        return {}, str(error)
-    missing = [name for name in step.outputs if name not in found]
-    return found, f"it did not write {', '.join(missing)} to $WM_OUTPUT, as its outputs promise" if missing else ""
 
 
 async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str, tuple[str, ...]]:
@@ -263,19 +286,28 @@ async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str
     journey, step, commit = attempt.journey, attempt.step, attempt.commit
     policy = parked.container.request.policy
     way = policy.workspace
+    caps = Caps(total_bytes=policy.disk or Caps().total_bytes)
+    if keep and way == "rw" and parked.tree:
+        await asyncio.get_running_loop().run_in_executor(journey.threads, parked.fetch, WORKSPACE, caps.total_bytes)
 
     def take() -> tuple[str, tuple[str, ...]]:
         if not keep or way == "copy":
             return commit, ()
         message = step.name if step.name == step.id else f"{step.id}: {step.name}"
         if way != "rw" or not parked.tree:
-            outward, cap = parked.exchange.outward, min(filter(None, (policy.result_cap, policy.disk)), default=None)
+            outward, cap = parked.exchange.outward, collecting.most_out(parked)
             taken = layering.overlay(journey.store, commit, outward, step=step.id, message=message, cap=cap)
             if parked.tree:
                 parked.tree.commit = commit  # it was mounted read-only
             return taken.commit, taken.findings
-        caps = Caps(total_bytes=policy.disk or Caps().total_bytes)
-        taken = journey.store.snapshot(parked.tree.path, parents=[commit], step=step.id, message=message, caps=caps)
+        taken = journey.store.snapshot(
+            parked.tree.path,
+            parents=[commit],
+            step=step.id,
+            message=message,
+            caps=caps,
+            screen=journey.secrets.screen(step),
+        )
         parked.tree.commit = taken.commit
         return taken.commit, taken.findings
 
@@ -290,10 +322,13 @@ async def _check(attempt: Attempt, checking: Future[Parked], commit: str) -> Rec
     def fill() -> None:
         if parked.tree:
             lay(journey, parked.tree, commit)
+            parked.laid = guarding.laid(journey.store, parked.tree.path)
             parked.tree.commit = ""
         _place_inputs(attempt, parked, commit)
         values = invocation.environment(step, journey.plan, journey.record.options.inputs, {})
-        parked.exchange.write({**values, "WM_STEP": step.id}, invocation.files(step, "check"))
+        values |= {"WM_STEP": step.id}
+        values = parked.environment | invocation.passed(values, parked.container.request.policy)
+        parked.exchange.write(values, invocation.files(step, "check"))
 
     try:
         await in_git(journey, fill)
@@ -320,10 +355,11 @@ def _leave(journey: Journey, parked: Parked) -> None:
 
     def remove() -> None:
         try:
-            parked.container.remove()
+            parked.remove()
             remove_tree(parked.exchange.folder)
         except (SandboxUnavailable, WorkspaceError, OSError) as error:
-            # The step's outcome stands; what could not be removed is swept up by the next run or by `clean`.
+            # The step's outcome stands; what could not be removed is tried again at the end, or by the next run.
+            journey.troubled = True
             log.warning("%s left something behind: %s", parked.container.request.name, error)
 
     journey.threads.submit(remove)

@@ -93,6 +93,10 @@ class Folder:
         """What goes into containers and comes out of them, one folder each."""
         return self.path / "exchange"
 
+    def artifacts(self, step: str) -> Path:
+        """Return where the files lie that a step handed out."""
+        return self.path / "artifacts" / safe(step)
+
     def log(self, step: str, attempt: int = 1) -> Path:
         """Return the raw log of one attempt of a step."""
         return self.path / "logs" / f"{safe(step)}.{attempt}.log"

@@ -7,11 +7,13 @@ import shlex
 from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.request import EXCHANGE, OUT, SCRATCH
+from workflowmaster.policies import refused_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from workflowmaster.flows.plan import Interpreter, Plan, Step, StepResult, Work
+    from workflowmaster.policies import SecurityPolicy
 
 INTERPRETERS: Mapping[Interpreter, tuple[str, ...]] = {
     # As GitHub's runner starts bash: the first failing command fails the step, also within a pipe.
@@ -60,6 +62,12 @@ def environment(step: Step, plan: Plan, given: Mapping[str, str], before: Mappin
         for name, value in result.outputs.items():
             values[f"STEP_{upper(step_id)}_{upper(name)}"] = value
     return values | step.env
+
+
+def passed(values: Mapping[str, str], policy: SecurityPolicy) -> dict[str, str]:
+    """Return those variables that the policy lets through. What a prompt itself declares was judged by the compiler."""
+    refused = refused_variables(policy, values)
+    return {name: value for name, value in values.items() if name not in refused}
 
 
 def upper(name: str) -> str:

@@ -21,16 +21,20 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from workflowmaster import policies
 from workflowmaster.blocks.atomic import write_atomically
-from workflowmaster.blocks.engine import Engine, SandboxUnavailable
+from workflowmaster.blocks.engine import Engine
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.workspace import Store, WorkspaceError, remove_tree
 from workflowmaster.flows import folders
+from workflowmaster.flows.admitting import admit, pin
 from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.audit import AuditLog
+from workflowmaster.flows.enforcement import insist
+from workflowmaster.flows.networking import Networking, granted, need_proxy
 from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
+from workflowmaster.flows.secretkeeping import Secrets, resolve
 from workflowmaster.flows.state import WorkflowState
-from workflowmaster.flows.sweeping import sweep
+from workflowmaster.flows.sweeping import emptied, remove_own, sweep
 from workflowmaster.flows.unmet import refuse_unmet
 
 if TYPE_CHECKING:
@@ -96,6 +100,10 @@ class Journey:
     """Step id → the limits it runs under: its policy, lowered by its own wishes and the operator's settings."""
     user: tuple[int, int]
     lock: IO[str]
+    secrets: Secrets = field(default_factory=Secrets)
+    """Values of the secrets that steps name; its text shows none."""
+    held: str = ""
+    """What held the images' tags to their ids when it began: `lock`, `record`, or nothing."""
     started_at: float = field(default_factory=time.time)
     results: dict[str, StepResult] = field(default_factory=dict)
     running: dict[str, float] = field(default_factory=dict)
@@ -108,8 +116,12 @@ class Journey:
     """Steps that what needs them may build on: completed, or given up with leave to go on."""
     receipts: dict[str, tuple[Receipt, ...]] = field(default_factory=dict)
     """Step id → what the containers of its failed attempts did."""
+    troubled: bool = False
+    """Whether the engine failed in a way that may have left something behind, which is looked for at the end."""
     infrastructure: list[str] = field(default_factory=list)
     """Troubles that were not the steps' own."""
+    refusals: list[str] = field(default_factory=list)
+    """What policies were not kept by the engine, step by step: nothing of those steps ran."""
     limited_tags: frozenset[str] = frozenset()
     """Tags that a concurrency limit of the Prefect server names."""
     attempts: dict[str, int] = field(default_factory=dict)
@@ -134,6 +146,10 @@ class Journey:
         self.threads = ThreadPoolExecutor(256, thread_name_prefix="container")
         self.starts = threading.BoundedSemaphore(max(1, os.cpu_count() or 1))
         """Starts at one time. More than cores only makes all of them slower (measured: 8.7/s at 2, 6.2/s at 8)."""
+        self.closing = threading.Event()
+        """Set when the run is over, for what goes on in the background."""
+        self.network = Networking(self)
+        """The way to the hosts that steps may reach."""
         self.steps = {step.id: step for step in self.plan.tasks}
         self.ancestors = ancestors(self.plan.tasks)
 
@@ -182,9 +198,13 @@ class Journey:
 
     def close(self) -> None:
         """Close everything; the folder stays, without the directories that steps worked in."""
+        self.closing.set()
         if self.parking:
             self.parking.close()
         self.threads.shutdown(wait=True)
+        self.network.close()
+        if self.troubled:
+            remove_own(self.engine, self.id, self.owner)
         for place in (self.folder.trees, self.folder.exchange):
             # What cannot be removed now is removed by the next resume, or told by it.
             with contextlib.suppress(WorkspaceError, OSError):
@@ -209,7 +229,13 @@ def prepare(
     _need_agent(plan, options.agent or settings.agent)
     limits = {step.id: effective(step, settings) for step in plan.tasks}
     engine = Engine()
-    images = fixed.images if fixed else pin(plan, engine)
+    known = fixed.images if fixed else _record(resume).images if resume else {}
+    held = "lock" if fixed else "record" if resume else ""
+    images = pin(plan, engine, known)
+    admit(plan, limits, images, settings, by=held)
+    secrets = resolve(plan)
+    insist(plan, limits, engine)
+    need_proxy(plan, limits, engine)
     if not (fixed or resume):
         # As the compiler has read them: typed, and with the defaults of those that were not given.
         options = options.model_copy(update={"inputs": plan.input_values})
@@ -218,8 +244,7 @@ def prepare(
         if resume:
             # What a killed owner left there belongs to its containers: those go first.
             sweep(engine, workflow=resume.id)
-            remove_tree(resume.trees)
-            remove_tree(resume.exchange)
+            emptied(resume)
         else:
             _keep_prompt(folder, plan, fixed.prompt if fixed else Path(options.prompt))
         root = os.geteuid() == 0
@@ -235,6 +260,8 @@ def prepare(
             engine=engine,
             audit=AuditLog(folder.audit),
             policies=limits,
+            secrets=secrets,
+            held=held,
             user=user,
             lock=lock,
             attempts={s.id: len(resume.logs(s.id)) for s in plan.tasks} if resume else {},
@@ -258,9 +285,13 @@ def _keep_prompt(folder: Folder, plan: Plan, prompt: Path) -> None:
 
 def resumed(folder: Folder, record: Record) -> Record:
     """Carry over what an earlier part of the same run knows: its flow run, its pinned images, its approvals."""
-    before = Record.model_validate_json(folder.record.read_bytes())
+    before = _record(folder)
     carried = {"flow_run_id": before.flow_run_id, "api_url": before.api_url, "approvals": before.approvals}
     return record.model_copy(update={**carried, "images": {**record.images, **before.images}})
+
+
+def _record(folder: Folder) -> Record:
+    return Record.model_validate_json(folder.record.read_bytes())
 
 
 def keep(journey: Journey, record: Record) -> None:
@@ -314,11 +345,11 @@ def claimed(folder: Folder) -> bool:
 
 def effective(step: Step, settings: Settings, base: SecurityPolicy | None = None) -> SecurityPolicy:
     """Return the limits a step runs under. A setting above the policy's grant changes nothing: it can only lower."""
-    policy = base or policies.load(step.policy)
+    policy = base or policies.load(step.policy, settings.own_policies)
     wanted = step.resources
     ceiling = None if settings.max_memory_mb is None else settings.max_memory_mb * 2**20
     return policies.lower(
-        policy,
+        granted(policy, step.network),
         memory=min([policy.memory, *_given(wanted.memory, ceiling)]),
         cpus=min([policy.cpus, *_given(wanted.cpus, settings.max_cpu_cores)]),
         pids=wanted.pids,
@@ -329,25 +360,6 @@ def effective(step: Step, settings: Settings, base: SecurityPolicy | None = None
 
 def _given(*wishes: N | None) -> list[N]:
     return [wish for wish in wishes if wish is not None]
-
-
-def pin(plan: Plan, engine: Engine) -> dict[str, str]:
-    """Resolve every image the plan names to an id. Raises SandboxUnavailable naming what is missing and the mend."""
-    found, missing = {}, []
-    for reference in sorted({step.image for step in plan.tasks if step.in_container}):
-        image_id = engine.image_id(reference)
-        if image_id:
-            found[reference] = image_id
-        else:
-            missing.append(reference)
-    if missing:
-        ours = [r for r in missing if r.startswith("workflowmaster/")]
-        pulls = [f"docker pull {shlex.quote(r)}" for r in missing if r not in ours]
-        how = " and ".join([*(["workflowmaster image build"] if ours else []), *pulls])
-        raise SandboxUnavailable(
-            f"the engine has no image {', '.join(missing)}, and a run never pulls: {how} first", reason="image"
-        )
-    return found
 
 
 def _need_agent(plan: Plan, agent: str) -> None:

@@ -110,7 +110,7 @@ def _go(options: Options, settings: Settings, given: argparse.Namespace, folder:
             _say(given, opened.folder.state())
             return INTERRUPTED
     _say(given, state)
-    return running.exit_code(state, infrastructure=bool(opened.infrastructure))
+    return running.exit_code(state, infrastructure=bool(opened.infrastructure), refused=bool(opened.refusals))
 
 
 def _say(given: argparse.Namespace, state: WorkflowState) -> None:

@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from workflowmaster.flows.diagnostics import did_you_mean
 from workflowmaster.flows.plan import Kind, Resources
-from workflowmaster.policies import PolicyError, available, load, show_size, stricter
+from workflowmaster.policies import (
+    PolicyError,
+    available,
+    load,
+    refused_image,
+    refused_variables,
+    show_size,
+    stricter,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from workflowmaster.flows.attributes import FrontMatter, ResourceKeys, StepAttributes
@@ -62,7 +70,10 @@ def standing(front: Read[FrontMatter], options: Options, report: Report) -> Stan
     """Return the policies of a compilation. Reports a policy that does not exist or cannot be read."""
     folders = options.policy_folders
     floor = options.policy if options.policy and _exists(options.policy, folders, (1, 1, 2), report) else None
-    default = options.default_policy if _exists(options.default_policy, folders, (1, 1, 2), report) else "standard"
+    default = options.default_policy
+    if not _exists(default, folders, (1, 1, 2), report):
+        # The compilation goes on with what is certainly there, to find what else is wrong.
+        default, folders = "standard", folders if default != "standard" else ()
     written = front.keys.security_policy
     if written is None or not _exists(written, folders, front.at("security-policy"), report):
         # Nobody wrote a policy: what the operator insists on is simply the policy.
@@ -145,6 +156,23 @@ def resources(read: Read[StepAttributes], policy: SecurityPolicy, context: Conte
 
 
 _NONE = Resources()
+
+
+def check_image(image: str, policy: SecurityPolicy, place: Place, report: Report) -> None:
+    """Report an image whose repository the policy does not allow. By its name alone: no engine is asked here."""
+    if image and (said := refused_image(policy, image)):
+        advice = "name an image of those, a policy that allows this one, or write a policy that extends it"
+        report.add("WM411", said, place, help=advice)
+
+
+def check_environment(names: Iterable[tuple[str, Place]], policy: SecurityPolicy, report: Report) -> None:
+    """Report variables of a prompt, each with its place, that the policy does not let through."""
+    for name, place in names:
+        if refused_variables(policy, (name,)):
+            passed = ", ".join(policy.environment or ()) or "none"
+            said = f"policy {policy.name!r} does not let the variable {name!r} through; it lets through {passed}"
+            advice = "hand the value over as an input (`inputs`, INPUT_<NAME>), or name another policy"
+            report.add("WM412", said, place, help=advice)
 
 
 def _lowered(value: float | None, granted: float | None) -> float | None:

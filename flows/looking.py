@@ -1,4 +1,4 @@
-"""The commands that read back what runs have left: `list`, `logs`, `report`, `stats`, `audit`, `policy`."""
+"""The commands that read back what runs have left: `list`, `logs`, `report`, `stats`, `audit`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workflowmaster import policies
 from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.output import follow
 from workflowmaster.flows import audit as auditing
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+    from workflowmaster.blocks.receipt import Receipt
     from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.state import WorkflowState
 
@@ -139,9 +139,17 @@ def stats(given: argparse.Namespace) -> int:
     if given.json:
         out(json.dumps(numbers))
         return 0
+    starts = numbers.pop("container_starts")
     for key, value in numbers.items():
         out(f"{key:<24} {value if not isinstance(value, dict) else ', '.join(f'{k} {v}' for k, v in value.items())}")
+    for name, one in starts.items():
+        told = ", ".join(f"{part} {_shown(one[f'{part}_seconds'])}" for part in ("start", "parked", "begin"))
+        out(f"{name}: {one['count']} containers; median / p95 in seconds: {told}")
     return 0
+
+
+def _shown(pair: dict[str, float | None]) -> str:
+    return " / ".join("-" if value is None else f"{value:.3f}" for value in pair.values())
 
 
 def counted(states: Iterable[WorkflowState]) -> dict[str, Any]:
@@ -165,7 +173,38 @@ def counted(states: Iterable[WorkflowState]) -> dict[str, Any]:
         "container_seconds": round(sum(receipt.seconds for receipt in receipts), 3),
         "step_seconds": _quantiles([result.seconds for result in results if result.receipts]),
         "workflow_seconds": _quantiles([state.seconds for state in known]),
+        "container_starts": _starts(receipts),
     }
+
+
+def _starts(receipts: Iterable[Receipt]) -> dict[str, dict[str, Any]]:
+    """Return, by image and policy, how long containers take to be there: quantiles in seconds.
+
+    `start` is from asking the engine until the container is parked, `parked` from then to go, `begin` from go to the
+    command's first instruction.
+    """
+    groups: dict[str, list[Receipt]] = {}
+    for one in receipts:
+        # What ran before these were measured has no start, and would count as one that took no time.
+        if one.start_seconds is not None:
+            groups.setdefault(f"{one.image or one.image_id[7:19]} {one.policy}", []).append(one)
+    return {
+        name: {
+            "count": len(group),
+            "start_seconds": _median_p95([one.start_seconds for one in group if one.start_seconds is not None]),
+            "parked_seconds": _median_p95([one.parked_seconds for one in group]),
+            "begin_seconds": _median_p95([one.begin_seconds for one in group if one.begin_seconds is not None]),
+        }
+        for name, group in sorted(groups.items())
+    }
+
+
+def _median_p95(values: list[float]) -> dict[str, float | None]:
+    if len(values) < 2:
+        only = round(values[0], 4) if values else None
+        return {"median": only, "p95": only}
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return {"median": round(cuts[49], 4), "p95": round(cuts[94], 4)}
 
 
 def _quantiles(values: list[float]) -> dict[str, float | None]:
@@ -202,24 +241,3 @@ def audit(given: argparse.Namespace) -> int:
 def _line(record: dict[str, Any]) -> str:
     rest = {k: v for k, v in record.items() if k not in ("seq", "ts", "event", "prev", "hash")}
     return f"{record['seq']:>5}  {moment(record['ts'])}  {record['event']:<20}  {json.dumps(rest)}"
-
-
-def policy(given: argparse.Namespace) -> int:
-    """List the policies, show one, or compare two."""
-    wanted = {"list": 0, "show": 1, "diff": 2}[given.what]
-    if len(given.names) != wanted:
-        raise BadOption(f"policy {given.what} takes {wanted or 'no'} names, got {len(given.names)}")
-    if given.what == "list":
-        rows = {name: policies.load(name).description for name in policies.available()}
-        out(json.dumps(rows) if given.json else "\n".join(f"{name:<12} {text}" for name, text in rows.items()))
-        return 0
-    chosen = [policies.load(name) for name in given.names]
-    if given.what == "show":
-        body = chosen[0].model_dump(mode="json")
-        out(json.dumps(body) if given.json else "\n".join(f"{key:<22} {value}" for key, value in body.items()))
-        return 0
-    changes = policies.differing(*chosen)
-    text = "\n".join(f"{field:<22} {a}  →  {b}" for field, a, b in changes)
-    listed = [{"field": field, given.names[0]: a, given.names[1]: b} for field, a, b in changes]
-    out(json.dumps(listed) if given.json else text or "they grant the same")
-    return 0

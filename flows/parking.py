@@ -9,25 +9,33 @@ nothing has to be copied, and all others are filled with the nearest known tree 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.container import Container
+from workflowmaster.blocks import bounded, deadline
+from workflowmaster.blocks.egress import ENVIRONMENT
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
-from workflowmaster.blocks.request import SCRATCH, WORKSPACE, ContainerRequest, Mount
+from workflowmaster.blocks.plain import container_for
+from workflowmaster.blocks.request import OUT, SCRATCH, WORKSPACE, ContainerRequest, Mount
 from workflowmaster.flows.folders import safe
 from workflowmaster.flows.invocation import argv
+from workflowmaster.policies import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
+    from workflowmaster.blocks.bounded import Bound
+    from workflowmaster.blocks.container import Container
     from workflowmaster.flows.journey import Journey
+    from workflowmaster.flows.networking import Line
     from workflowmaster.flows.plan import Step
+    from workflowmaster.policies import SecurityPolicy
 
 AHEAD = 3
 """Containers parked beyond those that may run at a time. Three are enough for steps that work for half a second."""
@@ -56,6 +64,31 @@ class Parked:
     container: Container
     exchange: Exchange
     tree: Tree | None
+    bound: Bound | None = None
+    """The size that the kernel holds `/out` to; None where nobody does."""
+    laid: int = 0
+    """Bytes that the workspace takes right before go."""
+    left_out: tuple[str, ...] = ()
+    """What a remote engine's container left and could not travel, one line each."""
+    line: Line | None = None
+    """Its way to the network; None where it has none, or the engine's bridge."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that its programs need to find what is beside it."""
+        return ENVIRONMENT if self.line else {}
+
+    def remove(self) -> None:
+        """Remove the container and what stands beside it, whatever state they are in. Raises SandboxUnavailable."""
+        try:
+            if self.line:
+                self.line.remove()
+        finally:
+            self.container.remove()
+
+    def fetch(self, target: str, size: int) -> None:
+        """Have a folder of the ended container on this disk, where the engine has another. See `Container.fetch`."""
+        self.left_out += self.container.fetch(target, size)
 
 
 @dataclass
@@ -107,6 +140,8 @@ class Parking:
         self.trees = Trees(journey.folder.trees)
         self.enabled = True
         self._waiting: dict[str, Future[Parked]] = {}
+        self._under: dict[str, SecurityPolicy] = {}
+        self._made = 0
         self.limit = min(journey.parallel + AHEAD, MOST)
 
     def ahead(self, steps: Iterable[Step]) -> None:
@@ -115,6 +150,7 @@ class Parking:
             if not self.enabled or len(self._waiting) >= self.limit:
                 return
             if step.in_container and step.id not in self._waiting and step.id not in self.journey.running:
+                self._under[step.id] = self.journey.policies[step.id]
                 self._waiting[step.id] = self.park(step, self._first(step), "work")
 
     def _first(self, step: Step) -> int:
@@ -122,18 +158,26 @@ class Parking:
         return self.journey.attempts.get(step.id, 0) + 1
 
     async def take(self, step: Step, attempt: int) -> Parked:
-        """Hand out the step's container: the one that waits, or a fresh one. Raises SandboxUnavailable."""
+        """Hand out the step's container: the one that waits, or a fresh one. SandboxUnavailable, PolicyError."""
         waiting = self._waiting.pop(step.id, None) if attempt == self._first(step) else None
         if waiting is not None:
             try:
                 parked = await self.arrived(waiting)
             except SandboxUnavailable as error:
                 log.warning("parking a container for %s failed, starting it anew: %s", step.id, error)
+            except PolicyError:
+                # Refused by the limits that hold, it is refused for good. The server may have others since.
+                if self._under.get(step.id) == self.journey.policies[step.id]:
+                    raise
             else:
-                if parked.container.request.policy == self.journey.policies[step.id]:
+                request = parked.container.request
+                fits = request.policy == self.journey.policies[step.id]
+                if fits and deadline.in_time(request.labels, step.timeout_seconds):
                     return parked
-                # The server's document of the policy came after this one was parked: its limits are not those.
-                await asyncio.to_thread(parked.container.remove)
+                # The server's document of the policy came after this one was parked, and its limits are not those; or
+                # it has waited for so long that its label would no longer be true.
+                await asyncio.to_thread(parked.remove)
+                await asyncio.to_thread(bounded.release, parked.exchange.folder)
         return await self.fresh(step, attempt, "work")
 
     async def fresh(self, step: Step, attempt: int, purpose: str) -> Parked:
@@ -141,7 +185,7 @@ class Parking:
         return await self.arrived(self.park(step, attempt, purpose))
 
     async def arrived(self, starting: Future[Parked]) -> Parked:
-        """Wait for a container that is being started. Raises SandboxUnavailable."""
+        """Wait for a container that is being started. Raises SandboxUnavailable; PolicyError if it is too weak."""
         try:
             return await asyncio.shield(asyncio.wrap_future(starting))
         except asyncio.CancelledError:
@@ -156,7 +200,9 @@ class Parking:
         tree = self.trees.reserve(step) if policy.workspace != "none" else None
         name = "-".join([journey.id, safe(step.id), str(attempt), *([purpose] if purpose != "work" else [])])
         user = container_user(journey, policy.user)
-        exchange = Exchange(journey.folder.exchange / name)
+        # Of one that is started anew the first folder may still be on its way out.
+        self._made += 1
+        exchange = Exchange(journey.folder.exchange / f"{name}.{self._made}")
         mounts = list(exchange.mounts)
         if tree:
             mounts.append(Mount(tree.path, WORKSPACE, writable=policy.workspace in ("rw", "copy")))
@@ -166,24 +212,40 @@ class Parking:
             policy=policy,
             argv=argv(step, purpose, journey.record.options.agent or journey.settings.agent),
             mounts=tuple(mounts),
-            labels={"workflow": journey.id, "step": step.id, "attempt": str(attempt), **journey.owner.labels()},
+            labels={
+                "workflow": journey.id,
+                "step": step.id,
+                "attempt": str(attempt),
+                **journey.owner.labels(),
+                **deadline.labels(step.timeout_seconds),
+            },
             user=f"{user[0]}:{user[1]}",
             workdir=WORKSPACE if tree else SCRATCH,
+            secrets=step.secrets,
         )
 
         def start() -> Parked:
-            exchange.make(user)
-            with journey.starts:
-                return Parked(Container(journey.engine, request).park(), exchange, tree)
+            bound = bounded.bound_of(policy, local=journey.engine.info.local)
+            exchange.make(user, bound)
+            try:
+                with journey.starts:
+                    container = container_for(journey.engine, request).park()
+                if bound:
+                    _confirmed(journey, container, exchange)
+                line = connected(journey, step, container)
+            except BaseException:
+                bounded.release(exchange.folder)
+                raise
+            return Parked(container, exchange, tree, bound=bound, line=line)
 
         return journey.threads.submit(start)
 
     def discard(self, starting: Future[Parked]) -> None:
         """Remove a container that is not wanted after all, as soon as it has started, and not in the loop's thread."""
         if starting.done():
-            self.journey.threads.submit(_remove, starting)
+            self.journey.threads.submit(self._remove, starting)
         else:
-            starting.add_done_callback(_remove)
+            starting.add_done_callback(self._remove)
 
     def drop(self, step_ids: Sequence[str]) -> None:
         """Remove the containers of steps that will not run."""
@@ -196,15 +258,37 @@ class Parking:
         """Remove everything that still waits; whoever closes the threads waits for that."""
         self.drop(list(self._waiting))
 
+    def _remove(self, done: Future[Parked]) -> None:
+        """Remove a container nobody wants."""
+        if done.cancelled() or done.exception() is not None:
+            return
+        try:
+            done.result().remove()
+            bounded.release(done.result().exchange.folder)
+        except SandboxUnavailable as error:
+            self.journey.troubled = True
+            log.warning("%s is left behind: %s", done.result().container.request.name, error)
 
-def _remove(done: Future[Parked]) -> None:
-    """Remove a container nobody wants."""
-    if done.cancelled() or done.exception() is not None:
-        return
+
+def _confirmed(journey: Journey, container: Container, exchange: Exchange) -> None:
+    """Make sure that a parked container's `/out` is the bounded one; remove it otherwise. SandboxUnavailable."""
     try:
-        done.result().container.remove()
-    except SandboxUnavailable as error:
-        log.warning("%s is left behind: %s", done.result().container.request.name, error)
+        # One that has ended already can write nothing, and its reader tells why it ended; a plain one begins at go.
+        if container.pidfd >= 0 or (container.id and journey.engine.state(container.id).get("Running")):
+            bounded.confirm(container.pidfd, exchange.outward, OUT, container.pids())
+    except BaseException:
+        container.remove()
+        raise
+
+
+def connected(journey: Journey, step: Step, container: Container) -> Line | None:
+    """Give a parked container its way to the network. Raises SandboxUnavailable, and the container is gone then."""
+    try:
+        return journey.network.connect(step, container.request.policy, container.request.name, container.id)
+    except BaseException:
+        with contextlib.suppress(SandboxUnavailable):  # the first error is the one that explains
+            container.remove()
+        raise
 
 
 def container_user(journey: Journey, kind: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from workflowmaster.blocks.artifacts import Artifact
 from workflowmaster.blocks.receipt import Receipt
 
 SCHEMA = "workflowmaster/plan/1"
@@ -141,11 +142,15 @@ class Step(Noun):
     """Run after `work` in a container of its own, on its tree; it must exit 0 for the step to count as completed."""
     env: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
-    """Names only."""
+    """Names only; each is a file in `/run/secrets`."""
+    secret_env: dict[str, str] = {}
+    """Variable → name of the secret that it holds too."""
     inputs: tuple[str, ...] = ()
     """Files (globs, relative to the workspace) that a step without a workspace is given."""
     outputs: tuple[str, ...] = ()
     """Names the step must write to `$WM_OUTPUT`; one that is missing fails the step."""
+    artifacts: tuple[str, ...] = ()
+    """Globs below `/out/artifacts` that the step must leave files for; empty takes whatever is there."""
     matrix: dict[str, str] = {}
     """This instance's values; in the container as `MATRIX_<NAME>`."""
     condition: str = ""
@@ -255,8 +260,10 @@ class StepResult(Noun):
     outputs: dict[str, str] = {}
     receipts: tuple[Receipt, ...] = ()
     """One for each container that ran, checks included, in order."""
+    artifacts: tuple[Artifact, ...] = ()
+    """Files it handed out; they lie in `artifacts/<step>/` of the folder of `workflow`."""
     findings: tuple[str, ...] = ()
-    """What was left out of or refused from the workspace, one line each."""
+    """What was left out of or refused from the workspace and the artifacts, one line each."""
     log: str = ""
     """Path of the raw log, relative to the workflow's folder."""
     started_at: float = 0.0

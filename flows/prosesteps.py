@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from workflowmaster.flows.attributes import StepAttributes
 from workflowmaster.flows.briefs import step_brief, task_brief
 from workflowmaster.flows.commands import SHELLS, judge, judge_fence
-from workflowmaster.flows.limits import default_timeout, resources
+from workflowmaster.flows.limits import check_image, default_timeout, resources
 from workflowmaster.flows.placeholders import Values, fill
 from workflowmaster.flows.plan import Retries, Source, Step, Work
-from workflowmaster.flows.stepping import environment, network, retries
+from workflowmaster.flows.reachable import reachable
+from workflowmaster.flows.stepping import admit_variables, environment, image_place, retries
 from workflowmaster.flows.validation import Read
 
 if TYPE_CHECKING:
@@ -143,6 +144,9 @@ class Maker:
         values = Values({spec.name: context.values.get(spec.name) for spec in context.inputs})
         place = context.front.at("image")
         image = fill(front.image or context.options.default_image, values, place, context.report)
+        if not hosted:
+            admit_variables(_UNSAID, granted, context)
+            check_image(image, granted, image_place(_UNSAID, context), context.report)
         limits = default_timeout(kind, granted, context.options)
         return Step(
             kind=kind,
@@ -156,7 +160,7 @@ class Maker:
             on_failure=front.on_failure or "auto",
             cache=bool(front.cache),
             resources=resources(_UNSAID, granted, context),
-            network=network(_UNSAID, context),
+            network=reachable(_UNSAID, granted, context),
             git=kind == "agent",
             **fields,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import quote
 
 from workflowmaster.flows.elements import Markup, element, joined
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workflowmaster.blocks.forge import ChangedFile
+    from workflowmaster.blocks.receipt import Receipt
     from workflowmaster.flows.plan import Criterion
     from workflowmaster.flows.reading import Outcome
 
@@ -142,33 +143,51 @@ def environment_section(outcome: Outcome) -> Markup:
         for name, image_id in sorted(outcome.state.images.items())
     ]
     policies = _policies(outcome)
-    read_back = "; controls were read back from the engine" if any(controls for _, controls, _ in policies) else ""
+    read_back = "; what is in force was read back from the kernel" if any(kept.controls for kept in policies) else ""
     rows = [
         element(
-            "tr", element("td", name), element("td", controls or "not recorded"), element("td", count, class_="num")
+            "tr",
+            element("td", kept.policy),
+            element("td", kept.controls or "not recorded"),
+            element("td", kept.told),
+            element("td", kept.absent),
+            element("td", kept.containers, class_="num"),
         )
-        for name, controls, count in policies
+        for kept in policies
     ]
+    head = ("Policy", "Controls in force", "By the engine's word", "Absent here", "Containers")
     return element(
         "section",
         element("h2", "Environment"),
         element("p", f"Images are pinned to ids{read_back}.", class_="hint"),
         _table(("Image", "Id"), images) if images else None,
-        _table(("Policy", "Controls in force", "Containers"), rows, numeric=(2,)) if rows else None,
+        _table(head, rows, numeric=(4,)) if rows else None,
         element("p", "No container ran.", class_="hint") if not images and not rows else None,
     )
 
 
-def _policies(outcome: Outcome) -> list[tuple[str, str, int]]:
+class _Kept(NamedTuple):
+    """How a policy was kept in the containers of a run."""
+
+    policy: str
+    controls: str
+    told: str
+    absent: str
+    containers: int
+
+
+def _policies(outcome: Outcome) -> list[_Kept]:
     receipts = [receipt for row in outcome.rows for receipt in row.receipts if not row.reused]
     names = sorted({receipt.policy for receipt in receipts})
-    found = []
-    for name in names:
-        own = [receipt.enforced for receipt in receipts if receipt.policy == name]
-        # Only what held in every container of the policy may be claimed for it.
-        common = set(own[0]).intersection(*own[1:])
-        found.append((name, ", ".join(sorted(common)), len(own)))
-    return found
+    return [_kept(name, [receipt for receipt in receipts if receipt.policy == name]) for name in names]
+
+
+def _kept(name: str, own: Sequence[Receipt]) -> _Kept:
+    # Only what held in every container of the policy may be claimed for it; what is amiss in one is told.
+    common = set(own[0].enforced).intersection(*(receipt.enforced for receipt in own[1:]))
+    told = {control for receipt in own for control in receipt.told}
+    absent = {text for receipt in own for text in receipt.absent}
+    return _Kept(name, ", ".join(sorted(common)), ", ".join(sorted(told)), "; ".join(sorted(absent)), len(own))
 
 
 def _facts(title: str, facts: Sequence[tuple[str, object]]) -> Markup:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from workflowmaster.flows import embedded, serving
+from workflowmaster.flows.collecting import listed
 from workflowmaster.flows.importing import uncollected
 from workflowmaster.flows.journey import Journey, keep
 from workflowmaster.flows.parking import Parking
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 EXITS = {"completed": 0, "partial": 1, "failed": 1, "aborted": 1, "waiting": 3, "running": 1}
 """Workflow status → exit code of the command that ran it."""
 
-INFRASTRUCTURE = 4
+INFRASTRUCTURE, POLICY = 4, 5
 
 
 def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> WorkflowState:
@@ -159,6 +160,7 @@ def answer(state: WorkflowState) -> dict[str, Any]:
                 "oom_killed": bool(last and last.oom_killed),
                 "timed_out": bool(last and last.timed_out),
                 "outputs": result.outputs if result else {},
+                "artifacts": listed(result, state.workflow_id) if result else [],
                 "reason": result.reason if result else "",
             }
         )
@@ -174,6 +176,8 @@ def answer(state: WorkflowState) -> dict[str, Any]:
     }
 
 
-def exit_code(state: WorkflowState, *, infrastructure: bool) -> int:
-    """Return the process's exit code for a run's outcome."""
-    return INFRASTRUCTURE if infrastructure and state.status != "completed" else EXITS[state.status]
+def exit_code(state: WorkflowState, *, infrastructure: bool, refused: bool = False) -> int:
+    """Return the process's exit code for a run's outcome; what a policy refused goes before all other reasons."""
+    if state.status == "completed":
+        return EXITS[state.status]
+    return POLICY if refused else INFRASTRUCTURE if infrastructure else EXITS[state.status]

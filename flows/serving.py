@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 KNOCK_SECONDS = 5.0
 """How long a configured server may take to accept a connection."""
 
+_own: list[EmbeddedServer] = []
+"""The temporary server of this process, while there is one."""
+
 
 def api_url() -> str:
     """Return the server the user has configured, by variable or in Prefect's active profile; empty if there is none.
@@ -90,6 +93,12 @@ def _spare_certificates(url: str) -> None:
         one.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(one, Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end)
     os.environ["PREFECT_API_SSL_CERT_FILE"] = str(one)
+
+
+def ready() -> None:
+    """Wait until this process's own server answers, if it has one. Raises SandboxUnavailable."""
+    for own in _own:
+        own.wait_ready()
 
 
 def _must_answer(url: str) -> None:

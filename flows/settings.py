@@ -10,26 +10,51 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
-PREFIX = "WORKFLOWMASTER_"
+from workflowmaster.blocks.signing import is_public_key
+from workflowmaster.flows.home import PREFIX, home
+from workflowmaster.policies.hosts import Exceptions
+
+__all__ = ["PREFIX", "SECRETS", "Settings", "SettingsError", "home", "load"]
+
+SECRETS = "SECRET"
+"""What follows the prefix in the variables that hold secrets, before another `_` and the secret's name."""
+
+
+def _listed(value: object) -> object:
+    """Let a variable hold a list as words with commas between them; TOML has lists of its own."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _keys(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        if not is_public_key(text):
+            raise ValueError(f"{text!r} is no public key: 32 bytes in base64, as `image list --json` prints them")
+    return texts
+
+
+def _inside(words: tuple[str, ...]) -> tuple[str, ...]:
+    Exceptions.of(words)
+    return words
+
+
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_listed)]
+PublicKeys = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_keys)]
+PrivateHosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_inside)]
 
 
 class SettingsError(ValueError):
     """A setting that does not exist or has an impossible value; the message says which, where and what is allowed."""
-
-
-def home() -> Path:
-    """Return the state directory: `WORKFLOWMASTER_HOME`, or the platform's place for a user's state."""
-    given = os.environ.get(f"{PREFIX}HOME")
-    if given:
-        return Path(given).expanduser().resolve()
-    from platformdirs import user_state_path
-
-    return user_state_path("workflowmaster")
 
 
 class Settings(BaseSettings):
@@ -55,8 +80,19 @@ class Settings(BaseSettings):
     """Image of steps that name none."""
     agent: str = ""
     """Command that does agent steps inside the sandbox, its prompt on stdin. Empty: agent steps cannot run."""
+    policy_folders: Paths = ()
+    """Further folders with policies of one's own, besides `policies` in the state directory."""
+    trusted_image_keys: PublicKeys = ()
+    """Public keys (base64) of other machines whose signed images are trusted here."""
+    private_hosts: PrivateHosts = ()
+    """Names, addresses and networks inside the organisation that steps may reach where their lists name them."""
     commit_author: str = "WorkflowMaster <workflowmaster@localhost>"
     """Author of the commits on the run's branch."""
+
+    @property
+    def own_policies(self) -> tuple[Path, ...]:
+        """Folders in which policies of one's own lie. Never the repository: who writes prompts must not write these."""
+        return (home() / "policies", *(folder.expanduser() for folder in self.policy_folders))
 
     @classmethod
     def settings_customise_sources(
@@ -90,5 +126,6 @@ def load(**given: Any) -> Settings:
 def _refuse_strangers() -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}HOME"}
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
+        # Which secrets there are, the prompts say.
+        if name.startswith(PREFIX) and name not in known and not name.startswith(f"{PREFIX}{SECRETS}_"):
             raise SettingsError(f"{name}: no such setting. Known: {', '.join(sorted(known))}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from workflowmaster.flows.diagnostics import did_you_mean
-from workflowmaster.flows.limits import resources, step_policy, timeout
+from workflowmaster.blocks.globs import is_glob
+from workflowmaster.flows.limits import check_environment, check_image, resources, step_policy, timeout
 from workflowmaster.flows.naming import RESERVED_ENV, instance_id, is_env_name, is_value_name, variable
 from workflowmaster.flows.placeholders import Values, fill, is_open, refuse_elsewhere
-from workflowmaster.flows.plan import Kind, Network, Phase, Retries, Step
+from workflowmaster.flows.plan import Kind, Phase, Retries, Step
+from workflowmaster.flows.reachable import reachable
+from workflowmaster.flows.secretnames import secret_names, secret_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +31,6 @@ _FORGE_PHASES: Mapping[str | None, Phase] = {
 }
 # Only what can be told without an engine; whether the image exists is found out before a run.
 _IMAGE = re.compile(r"[a-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?", re.IGNORECASE)
-_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_][A-Za-z0-9._-]*(:\d{1,5})?")
 
 
 def steps_of(draft: Draft, values: Sequence[Mapping[str, str]], context: Context) -> list[Step]:
@@ -56,6 +57,8 @@ def _whole(draft: Draft, context: Context) -> Step:
     policy, reason = step_policy(read, context.standing, context.report)
     granted = context.standing.policy(policy)
     hosted = draft.kind in _HOST_KINDS
+    if not hosted:
+        admit_variables(read, granted, context)
     return Step(
         id=draft.id,
         name=draft.name,
@@ -70,9 +73,11 @@ def _whole(draft: Draft, context: Context) -> Step:
         work=draft.work,
         check=draft.check,
         env=environment(read, context),
-        secrets=_secrets(read, context),
-        inputs=_files(read, context.report),
+        secrets=secret_names(read, context, hosted=hosted),
+        secret_env=secret_variables(read, context, granted),
+        inputs=_files(read, "inputs", context.report),
         outputs=_outputs(read, context.report),
+        artifacts=_files(read, "artifacts", context.report),
         condition=keys.if_,
         timeout_seconds=timeout(read, draft.kind, granted, context),
         retries=retries(read, context),
@@ -81,7 +86,7 @@ def _whole(draft: Draft, context: Context) -> Step:
         approval=keys.approval,
         cache=next((given for given in (keys.cache, context.front.keys.cache) if given is not None), False),
         resources=resources(read, granted, context),
-        network=_reachable(read, granted, context),
+        network=reachable(read, granted, context),
         checkpoint=keys.checkpoint,
         git=draft.kind == "agent" if keys.git is None else keys.git,
         on_retry=keys.on_retry,
@@ -111,6 +116,9 @@ def _instance(whole: Step, draft: Draft, matrix: dict[str, str], context: Contex
     if image and not is_open(image) and not _IMAGE.fullmatch(image):
         place = draft.read.at("image") if draft.read.given("image") else context.front.at("image")
         context.report.add("WM322", f"{image!r} is no image reference", place, help="write name:tag or name@sha256:…")
+    elif image and not is_open(image):
+        granted = context.standing.policy(whole.policy)
+        check_image(image, granted, image_place(draft.read, context), context.report)
     # Copies are not validated again: a thousand instances differ in four fields that were checked here.
     return whole.model_copy(update=changed) if changed else whole
 
@@ -150,6 +158,14 @@ def _plain_retries(count: int, backoff: Any) -> Retries:
     return Retries(max=count, backoff=backoff)
 
 
+def image_place(read: Read[StepAttributes], context: Context) -> Place:
+    """Return where a step's image is written; where the operator's is taken, what it stands against: the policy."""
+    for one in (read, context.front):
+        if one.given("image"):
+            return one.at("image")
+    return read.at("security-policy") if read.given("security-policy") else context.front.at("security-policy")
+
+
 def environment(read: Read[StepAttributes], context: Context) -> dict[str, str]:
     """Return the variables of a step: the file's, then its own. Reports names that cannot be variables."""
     places = (context.front.located, read.located)
@@ -157,6 +173,13 @@ def environment(read: Read[StepAttributes], context: Context) -> dict[str, str]:
         for name in keys.env:
             _environment_name(name, located.key("env", name), context.report)
     return {**context.front.keys.env, **read.keys.env}
+
+
+def admit_variables(read: Read[StepAttributes], policy: SecurityPolicy, context: Context) -> None:
+    """Report the variables of a step, the file's and its own, that its policy does not let through."""
+    for one in (context.front, read):
+        written = [(name, one.located.key("env", name)) for name in one.keys.env]
+        check_environment(written, policy, context.report)
 
 
 def _environment_name(name: str, place: Place, report: Report) -> None:
@@ -168,25 +191,17 @@ def _environment_name(name: str, place: Place, report: Report) -> None:
         report.add("WM307", said, place, help="choose another name")
 
 
-def _secrets(read: Read[StepAttributes], context: Context) -> tuple[str, ...]:
-    # A list in the front matter is a bound, not a default: a secret reaches only steps that name it.
-    declared = context.front.keys.secrets
-    for index, name in enumerate(read.keys.secrets):
-        place = read.at("secrets", index)
-        if not is_value_name(name):
-            context.report.add("WM318", f"{name!r} cannot name a secret", place, help="write its name, not its value")
-        elif declared and name not in declared:
-            advice = did_you_mean(name, declared) or f"declared: {', '.join(declared)}"
-            context.report.add("WM321", f"secret {name!r} is not among the file's", place, help=advice)
-    return read.keys.secrets
-
-
-def _files(read: Read[StepAttributes], report: Report) -> tuple[str, ...]:
-    for index, glob in enumerate(read.keys.inputs):
+def _files(read: Read[StepAttributes], key: Literal["inputs", "artifacts"], report: Report) -> tuple[str, ...]:
+    """Return the globs of files that a step names, each checked to stay inside and to be one."""
+    top = {"inputs": "the workspace", "artifacts": "/out/artifacts"}[key]
+    globs: tuple[str, ...] = getattr(read.keys, key)
+    for index, glob in enumerate(globs):
         if glob.startswith(("/", "~")) or ".." in glob.split("/"):
-            said = f"{glob!r} lies outside the workspace"
-            report.add("WM320", said, read.at("inputs", index), help="write a path below the workspace")
-    return read.keys.inputs
+            report.add("WM320", f"{glob!r} lies outside {top}", read.at(key, index), help=f"write a path below {top}")
+        elif not is_glob(glob):
+            said = f"{glob!r} is no glob: a bracket or a backslash is open"
+            report.add("WM320", said, read.at(key, index), help="close it, or put a backslash before it")
+    return globs
 
 
 def _outputs(read: Read[StepAttributes], report: Report) -> tuple[str, ...]:
@@ -195,32 +210,3 @@ def _outputs(read: Read[StepAttributes], report: Report) -> tuple[str, ...]:
             said = f"{name!r} cannot name an output"
             report.add("WM318", said, read.at("outputs", index), help="a word of letters, digits, `_` and `-`")
     return read.keys.outputs
-
-
-def _reachable(read: Read[StepAttributes], policy: SecurityPolicy, context: Context) -> Network | None:
-    asked = network(read, context)
-    if asked and asked.allowed and policy.network == "none" and read.given("network"):
-        said = f"policy {policy.name!r} has no network, so nothing of this can be reached"
-        advice = "name a policy with a network, such as standard, or remove the line"
-        context.report.add("WM407", said, read.located.key("network"), severity="warning", help=advice)
-    return asked
-
-
-def network(read: Read[StepAttributes], context: Context) -> Network | None:
-    """Return the hosts a step may reach: its own words, else the file's, else None. Reports names that are no hosts."""
-    if read.given("network"):
-        owner, keys = read.located, read.keys.network
-    elif context.front.given("network"):
-        owner, keys = context.front.located, context.front.keys.network
-    else:
-        return None
-    if keys is None:
-        return Network()
-    for kind in ("allowed", "blocked"):
-        for index, name in enumerate(getattr(keys, kind)):
-            if not _HOST.fullmatch(name):
-                advice = "write an ecosystem name such as python, or a host such as example.org or *.example.org"
-                # A plain list stands for `allowed`, so its items are written one level higher.
-                path = (kind, index) if isinstance(owner.values["network"], dict) else (index,)
-                context.report.add("WM323", f"{name!r} is no host", owner.at("network", *path), help=advice)
-    return Network(allowed=keys.allowed, blocked=keys.blocked)

@@ -22,7 +22,9 @@ from workflowmaster.flows.decisions import delays, worth_retrying
 from workflowmaster.flows.execution import Attempt, StepFailed
 from workflowmaster.flows.invocation import environment
 from workflowmaster.flows.journey import Journey, current
+from workflowmaster.flows.networking import reach_of
 from workflowmaster.flows.plan import Decision, Step, StepResult, canonical
+from workflowmaster.policies import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,9 +100,11 @@ def result_key(journey: Journey, step: Step, tree: str, *, shared: bool = True) 
         "secrets": step.secrets,
         "inputs": step.inputs,
         "outputs": step.outputs,
+        "artifacts": step.artifacts,
         "git": step.git,
         "agent": journey.record.options.agent if step.kind == "agent" else "",
         "timeout": step.timeout_seconds,
+        **({"network": str(reach)} if (reach := reach_of(journey.policies[step.id], step.network)) else {}),
     }
     owner = "shared" if step.cache and shared else journey.id
     return f"{owner}-{hashlib.sha256(canonical([step.id, body])).hexdigest()}"
@@ -162,6 +166,8 @@ def _condition(journey: Journey, step: Step) -> Callable[[Task[Any, Any], TaskRu
             cause, reason = error.cause, error.result.reason
         elif isinstance(error, SandboxUnavailable):
             cause, reason = "sandbox", str(error)
+        elif isinstance(error, PolicyError):
+            cause, reason = "policy", str(error)
         else:
             return False
         decision = worth_retrying(step, attempt=run.run_count, cause=cause, reason=reason)

@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from workflowmaster.flows.elements import Markup, element
+from workflowmaster.flows.folders import safe
 from workflowmaster.flows.plaintext import one_line, tail
 from workflowmaster.flows.reading import Outcome, Row
-from workflowmaster.flows.wording import STEP_WORDS, duration, short, size
+from workflowmaster.flows.wording import STEP_WORDS, counted, duration, short, size
 
 if TYPE_CHECKING:
-    from workflowmaster.flows.plan import Work
+    from workflowmaster.flows.plan import StepResult, Work
 
 LOG_LINES: Final = 40
 COMMAND_LINES: Final = 12
+ARTIFACTS: Final = 40
+"""Files of one step that are listed."""
 NONE: Final = element("span", "\N{EN DASH}", class_="none")
 
 Cell = Callable[[Row], object]
@@ -95,12 +98,25 @@ def _facts(row: Row) -> Markup | None:
         ("Container", " ".join(short(r.container_id) for r in row.receipts if r.container_id)),
         ("User", ", ".join(dict.fromkeys(r.user for r in row.receipts if r.user))),
         ("Ended by", "; ".join(_endings(row))),
+        ("Network", _network(row)),
         ("Condition", row.step.condition),
         ("Looser policy", row.step.policy_reason),
         ("Commit", short(row.result.commit) if row.result and row.result.commit else ""),
     ]
     items = [part for name, value in facts if value for part in (element("dt", name), element("dd", value))]
     return element("dl", *items, class_="facts") if items else None
+
+
+def _network(row: Row) -> str:
+    """Say what its containers asked of the proxy; nothing where they asked nothing."""
+    asked = sum(receipt.network_attempts for receipt in row.receipts)
+    if not asked:
+        return ""
+    refused = sum(receipt.network_refused for receipt in row.receipts)
+    hosts = dict.fromkeys(host for receipt in row.receipts for host in receipt.network_refused_hosts)
+    said = f"{counted(asked, 'request')}, {size(sum(receipt.network_bytes for receipt in row.receipts))}"
+    # The names, because a list that lacks one is the usual reason why a step behind a proxy fails.
+    return f"{said}; {refused} refused: {', '.join(one_line(host, 80) for host in hosts)}" if refused else said
 
 
 def _endings(row: Row) -> list[str]:
@@ -124,11 +140,22 @@ def _blocks(outcome: Outcome, row: Row, log: str) -> list[Markup]:
         ("Command", _script(row.step.work)),
         ("Check", _script(row.step.check)),
         ("Outputs", outputs),
+        ("Artifacts", "\n".join(_artifacts(result)) if result else ""),
         ("Findings", "\n".join(result.findings) if result else ""),
         ("Decisions", decided),
         (_log_title(outcome, row, len(shown)), "\n".join(shown)),
     ]
     return [part for title, text in blocks if text for part in (element("h3", title), element("pre", text))]
+
+
+def _artifacts(result: StepResult) -> list[str]:
+    """List the files a step handed out, and say where they lie."""
+    if not result.artifacts:
+        return []
+    shown = [f"{one.name}  {one.bytes:,} bytes  sha256 {one.sha256[:16]}…" for one in result.artifacts[:ARTIFACTS]]
+    left = len(result.artifacts) - len(shown)
+    where = f"in artifacts/{safe(result.step)}/ of the folder of {result.workflow or 'the run'}"
+    return [*shown, *([f"… {left} more"] if left else []), where]
 
 
 def _script(work: Work | None) -> str:

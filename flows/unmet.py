@@ -1,7 +1,7 @@
 """What a prompt may say and this version does not keep: refused before anything starts, never silently dropped.
 
 The compiler knows the whole format, because a prompt must be checkable before every part of it can be run. Whoever asks
-for a hard stop, a secret or a way to the network and gets a run without it has been told a lie.
+for a hard stop and gets a run without it has been told a lie.
 """
 
 from __future__ import annotations
@@ -28,13 +28,6 @@ def refuse_unmet(plan: Plan) -> None:
 
 def unmet(step: Step) -> Iterator[str]:
     """Yield what one step asks for and would not get, each with what to do instead."""
-    if step.network and (step.network.allowed or step.network.blocked):
-        yield (
-            "network: no list of hosts can be enforced yet; leave it out (only policy minimal has a network at all, "
-            "the engine's own bridge)"
-        )
-    if step.secrets:
-        yield f"secrets: {', '.join(step.secrets)} would not be delivered yet; leave them out"
     if step.budget:
         yield "budget: a step is not stopped by it yet; use timeout-minutes and retries"
     if step.on_retry == "keep":

@@ -1,4 +1,4 @@
-"""The commands that keep house: `image`, `init`, `clean`, `ui`."""
+"""The commands that keep house: `init`, `clean`, `ui`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from workflowmaster.flows import embedded, serving
@@ -14,24 +15,6 @@ from workflowmaster.flows.settings import home
 
 if TYPE_CHECKING:
     import argparse
-
-
-def image(given: argparse.Namespace) -> int:
-    """Build the step image unless it is there already, or list our images."""
-    from workflowmaster.blocks import imagebuild
-    from workflowmaster.blocks.engine import Engine, engine_trouble
-
-    if given.what == "list":
-        with engine_trouble("list images"):
-            found = Engine().client.images(name="workflowmaster/*")
-        rows = [{"id": one["Id"], "tags": one.get("RepoTags") or [], "bytes": one["Size"]} for one in found]
-        text = "\n".join(f"{', '.join(r['tags']):<32} {r['id'][7:19]}  {r['bytes'] / 1e6:.0f} MB" for r in rows)
-        out(json.dumps(rows) if given.json else text)
-        return 0
-    built = imagebuild.build(force=given.force, log=lambda line: sys.stderr.write(line + "\n") and None)
-    body = {"reference": built.reference, "id": built.id, "seconds": round(built.seconds, 2), "how": built.how}
-    out(json.dumps(body) if given.json else f"{built.reference}  {built.id[7:19]}  {built.how}, {built.seconds:.1f} s")
-    return 0
 
 
 def init(given: argparse.Namespace) -> int:
@@ -48,13 +31,23 @@ def init(given: argparse.Namespace) -> int:
 
 
 def clean(given: argparse.Namespace) -> int:
-    """Remove containers whose owner is proven dead, and nothing else."""
+    """Remove what runs have left behind whose owner is proven dead, and nothing else."""
     from workflowmaster.blocks.engine import Engine
-    from workflowmaster.flows.sweeping import sweep
+    from workflowmaster.flows.running import INFRASTRUCTURE
+    from workflowmaster.flows.sweeping import sweep_all
 
-    removed = sweep(Engine())
-    out(json.dumps({"removed": removed}) if given.json else f"{len(removed)} containers removed")
-    return 0
+    swept = sweep_all(Engine())
+    if given.json:
+        out(json.dumps({"removed": swept.removed, **asdict(swept)}))
+    else:
+        kinds = ("containers", "networks", "volumes", "mounts", "folders")
+        out(", ".join(f"{len(getattr(swept, kind))} {kind}" for kind in kinds) + " removed")
+    if swept.overdue and not given.json:
+        names = " ".join(swept.overdue)
+        sys.stderr.write(f"past their deadline, but not ours to judge from here: docker rm -f {names}\n")
+    for line in swept.trouble:
+        sys.stderr.write(f"{line}\n")
+    return INFRASTRUCTURE if swept.trouble else 0
 
 
 def ui(given: argparse.Namespace) -> int:

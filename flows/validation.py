@@ -24,6 +24,7 @@ from workflowmaster.flows.attributes import (
 )
 from workflowmaster.flows.diagnostics import closest, did_you_mean
 from workflowmaster.flows.located import Located
+from workflowmaster.policies import host_access, is_unmistakable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,6 +112,8 @@ def _known(
         elif key in FOREIGN or key in DESCRIPTIVE:
             metadata[key] = value
             _note_foreign(key, written, report)
+        elif is_unmistakable(key) or (host_access(key) and not lenient):
+            report.add("WM413", f"{key!r} cannot be asked for", written.key(key), help=host_access(key))
         # A tracker's own fields are welcome in prose, a misspelt limit nowhere.
         elif lenient and not closest(key, names, _SURE):
             metadata[key] = value
@@ -171,6 +174,9 @@ def _explain(model: type[CommonKeys], error: ErrorDetails, located: Located, rep
     if kind.startswith("WM"):
         report.add(kind, f"{name}: {error['msg']}", place)
     elif kind == "extra_forbidden":
+        if advice := host_access(str(path[-1])):
+            report.add("WM413", f"{path[-1]!r} cannot be asked for", located.key(*path), help=advice)
+            return
         known = key_names(_model_at(model, path[:-1]))
         advice = f"{did_you_mean(str(path[-1]), known)} known: {', '.join(known)}".strip()
         code = "WM201" if model is FrontMatter else "WM202"

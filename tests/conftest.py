@@ -10,11 +10,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -355,6 +357,26 @@ def ready_database(prefect_server: PrefectServer) -> Callable[[Path], None]:
 
 
 @pytest.fixture(scope="session")
+def signed_images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Give a state directory the step image's signed manifest, as `image build` would have left it there."""
+    from workflowmaster.blocks import imagebuild
+    from workflowmaster.blocks.signing import Manifest, Trust
+
+    place = tmp_path_factory.mktemp("signed") / "images"
+    form = ["docker", "image", "inspect", "-f", "{{.Id}}", imagebuild.DEFAULT_IMAGE]
+    found = subprocess.run(form, capture_output=True, text=True, check=False) if shutil.which("docker") else None
+    if found and not found.returncode:
+        known = {"id": found.stdout.strip(), "reference": imagebuild.DEFAULT_IMAGE, "packages": "0" * 64}
+        Trust(place).sign(Manifest(**known, recipe=imagebuild.recipe_hash(), signed_at=1.0))
+
+    def give(home: Path) -> None:
+        if place.exists():
+            shutil.copytree(place, home / "images")
+
+    return give
+
+
+@pytest.fixture(scope="session")
 def command_line(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[..., CommandLine]:
@@ -366,6 +388,7 @@ def command_line(
             (place / name).mkdir()
         if "PREFECT_API_URL" not in env:
             request.getfixturevalue("ready_database")(place / "state")
+        request.getfixturevalue("signed_images")(place / "state")
         return CommandLine(place / "state", place / "home", place / "cwd", env)
 
     return make
@@ -402,6 +425,40 @@ def containers() -> Callable[..., list[str]]:
         return ours(f"workflowmaster.workflow={workflow_id}") if workflow_id else ours()
 
     return of
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what one end sends until it stops; a broken end breaks the other."""
+    try:
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def accept(server: socket.socket, held: list[socket.socket]) -> None:
+    """Connect each caller with the engine of this machine."""
+    with suppress(OSError):  # closed at the end of the session
+        while True:
+            outer, inner = server.accept()[0], socket.socket(socket.AF_UNIX)
+            inner.connect("/var/run/docker.sock")
+            held += [outer, inner]
+            for ends in ((outer, inner), (inner, outer)):
+                threading.Thread(target=pump, args=ends, daemon=True).start()
+
+
+@pytest.fixture(scope="session")
+def far_engine() -> Iterator[str]:
+    """The engine of this machine as one on another: the address it has behind a TCP port, where no path is shared."""
+    held: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, args=(server, held), daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    for one in held:
+        one.close()
 
 
 @pytest.fixture(scope="session")

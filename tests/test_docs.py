@@ -28,12 +28,18 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
     return dict(actions[0].choices)
 
 
+def actions(command: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options and arguments of a command and of the commands below it."""
+    below = [a for a in command._actions if isinstance(a, argparse._SubParsersAction)]
+    return [*command._actions, *(found for one in below for part in one.choices.values() for found in actions(part))]
+
+
 @pytest.mark.parametrize("name", sorted(subcommands()))
 def test_every_command_and_option_is_documented(name):
     page = text("docs/commands.md")
     section = re.search(rf"^### {name}$(.*?)(?=^##)", page + "\n## end", re.DOTALL | re.MULTILINE)
     assert section, f"docs/commands.md has no heading for {name}"
-    options = {o for a in subcommands()[name]._actions for o in a.option_strings if o.startswith("--")} - {"--help"}
+    options = {o for a in actions(subcommands()[name]) for o in a.option_strings if o.startswith("--")} - {"--help"}
     shared = {
         "--quiet",
         "--verbose",

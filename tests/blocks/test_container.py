@@ -265,8 +265,8 @@ def test_of_several_that_race_for_a_name_one_wins(sh: Callable[..., Any], engine
         ({"image_id": "sha256:" + "0" * 64}, "image", "No such image"),
         ({"image_id": "wm-test/not-there:1"}, "image", "No such image"),
         ({"mounts": (Mount(Path("/no/such/directory"), "/data"),)}, "mount", "/no/such/directory"),
-        ({"user": "nobody-knows-him"}, "engine", "nobody-knows-him"),
-        ({"workdir": "/etc/passwd"}, "engine", "/etc/passwd"),
+        ({"user": "nobody-knows-him"}, "image", "nobody-knows-him"),
+        ({"workdir": "/etc/passwd"}, "image", "/etc/passwd"),
     ],
     ids=["image id", "image name", "mount", "user", "workdir"],
 )

@@ -169,7 +169,7 @@ def test_limits_are_what_the_policy_says(seen: Seen, engine: Any) -> None:
 
 @docker
 def test_the_network_is_what_the_policy_says(seen: Seen) -> None:
-    """Until the proxy is there, a policy that wants one has no network at all: never more than it promises."""
+    """Under a policy with a proxy, what is let through comes to its loopback: it has no other interface."""
     assert seen.inside["networks"] == (["eth0", "lo"] if seen.policy.network == "bridge" else ["lo"])
 
 

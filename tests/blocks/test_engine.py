@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import http.server
+import io
 import ipaddress
+import json
 import os
 import socket
 import ssl
 import subprocess
 import sys
+import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,7 +60,8 @@ except SandboxUnavailable as error:
         (500, DISK_FULL, "disk"),
         (400, BAD_REFERENCE, "image"),
         (404, NO_CONTAINER, "gone"),
-        (500, OTHER, "engine"),
+        (500, OTHER, "runtime"),
+        (500, "words that nobody has ever seen", "unclassified"),
     ],
 )
 def test_what_the_engine_says_becomes_a_reason(status: int, said: str, reason: str) -> None:
@@ -291,3 +296,64 @@ def test_an_engine_behind_tls_runs_a_step(
     assert sorted((made.output.count(b"\0"), made.output.count(b"end\n"))) == [1, 3_000_000]
     assert made.container.pidfd == -1
     assert ending.usage.peak_memory is None
+
+
+# --- images that cannot run here ---
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o755
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+@pytest.fixture
+def loaded() -> Iterator[Callable[..., str]]:
+    """Load an image of these files, for a machine; return its reference. `docker import` would say it is for ours."""
+    made: list[str] = []
+
+    def one(machine: str, files: dict[str, bytes]) -> str:
+        layer, name = tarred(files), f"wm-test-{os.getpid()}:{len(made)}"
+        roots = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]}
+        config = json.dumps({"architecture": machine, "os": "linux", "config": {}, "rootfs": roots}).encode()
+        manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
+        image = tarred({"config.json": config, "layer.tar": layer, "manifest.json": manifest})
+        subprocess.run(["docker", "load"], input=image, check=True, capture_output=True)
+        made.append(name)
+        return name
+
+    yield one
+    subprocess.run(["docker", "rmi", "-f", *made], check=False, capture_output=True)
+
+
+@docker
+def test_an_image_for_another_machine_is_refused_before_it_is_started(
+    engine: Engine, loaded: Callable[..., str], image_id: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other, own = ("arm64", "amd64") if engine.info.machine == "x86_64" else ("amd64", "arm64")
+    reference = loaded(other, {"etc/none": b""})
+    found = engine.image_id(reference)
+    assert found
+    monkeypatch.setattr("workflowmaster.blocks.engine.EMULATORS", tmp_path)
+    with pytest.raises(SandboxUnavailable, match=f"{reference} is built for {other} .* machine is {own}") as caught:
+        engine.must_run(found, reference)
+    assert caught.value.reason == "image"
+    (tmp_path / "qemu-other").touch()
+    engine.must_run(found, reference)  # for all we know, it is emulated
+    engine.must_run(image_id, "workflowmaster/step:1")
+
+
+@docker
+def test_a_shell_for_no_machine_is_the_images_fault_and_not_the_steps(
+    box: Callable[..., Any], engine: Engine, loaded: Callable[..., str]
+) -> None:
+    own = {"x86_64": "amd64", "aarch64": "arm64"}[engine.info.machine]
+    reference = loaded(own, {"bin/sh": b"no program of any machine\n\0\1"})
+    made = box("true", image_id=engine.image_id(reference))
+    with pytest.raises(SandboxUnavailable, match=r"(?i)exec format error") as caught:
+        made.park().go()
+    assert caught.value.reason == "image"

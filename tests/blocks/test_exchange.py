@@ -14,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflowmaster.blocks.exchange import NAME, OUTPUTS_CAP, BadOutputs, Exchange, parse_outputs, read_plain
+from workflowmaster.blocks.exchange import (
+    LARGEST_OUTPUT,
+    NAME,
+    OUTPUTS_CAP,
+    BadOutputs,
+    Exchange,
+    parse_outputs,
+    read_plain,
+)
 
 USER = (1000, 1000)
 
@@ -181,9 +189,21 @@ def test_hostile_outputs_are_refused_and_nothing_waits(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_cap_is_exact(exchange: Exchange) -> None:
-    (exchange.outward / "outputs").write_bytes(b"a=" + b"x" * (OUTPUTS_CAP - 2))
-    assert len(exchange.outputs()["a"]) == OUTPUTS_CAP - 2
+def test_the_caps_are_exact(exchange: Exchange) -> None:
+    lines = [b"%c=" % name + b"x" * LARGEST_OUTPUT + b"\n" for name in b"ab"]
+    rest = OUTPUTS_CAP - len(b"".join(lines)) - 2
+    (exchange.outward / "outputs").write_bytes(b"".join(lines) + b"c=" + b"x" * rest)
+    assert {name: len(value) for name, value in exchange.outputs().items()} == {
+        "a": LARGEST_OUTPUT,
+        "b": LARGEST_OUTPUT,
+        "c": rest,
+    }
+
+
+def test_an_output_that_no_later_step_could_carry_is_refused_by_name(exchange: Exchange) -> None:
+    (exchange.outward / "outputs").write_bytes(b"small=1\nlarge=" + b"x" * (LARGEST_OUTPUT + 1))
+    with pytest.raises(BadOutputs, match=r"output large of .* is larger than 98,304 bytes"):
+        exchange.outputs()
 
 
 def test_a_line_that_is_not_utf_8_is_named(exchange: Exchange) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from docker.errors import ImageNotFound
 
 from workflowmaster.blocks import imagebuild, rootfs
-from workflowmaster.blocks.imagebuild import DEFAULT_IMAGE, RECIPE, RECIPE_LABEL, ImageBuildError
+from workflowmaster.blocks.imagebuild import DEFAULT_IMAGE, PROXY, RECIPE_LABEL, STEP, ImageBuildError
 
 # `apt-get indextargets` as printed on a Debian 12 with two third-party sources (whose origin is their own).
 TARGETS = """\
@@ -36,12 +37,11 @@ def client():
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
+def recipe(tmp_path):
     """A copy of the recipe that a test may spoil."""
     copy = tmp_path / "step"
-    shutil.copytree(RECIPE, copy)
-    monkeypatch.setattr(imagebuild, "RECIPE", copy)
-    return copy
+    shutil.copytree(STEP.folder, copy)
+    return dataclasses.replace(STEP, folder=copy)
 
 
 def said_in_image(client, script: str) -> str:
@@ -56,11 +56,11 @@ def test_the_name_of_the_image_costs_no_import_of_docker():
 
 @pytest.mark.parametrize("name", ["packages.txt", "finish.sh", "Dockerfile"])
 def test_every_file_of_the_recipe_is_in_its_hash(recipe, name):
-    before = imagebuild.recipe_hash()
-    assert imagebuild.recipe_hash() == before
-    with (recipe / name).open("a") as file:
+    before = imagebuild.recipe_hash(recipe)
+    assert imagebuild.recipe_hash(recipe) == before == imagebuild.recipe_hash()
+    with (recipe.folder / name).open("a") as file:
         file.write("\n")
-    assert imagebuild.recipe_hash() != before
+    assert imagebuild.recipe_hash(recipe) != before
 
 
 def test_third_party_sources_stay_out_of_the_image():
@@ -79,7 +79,7 @@ def test_a_host_without_packages_is_told_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
         pytest.raises(ImageBuildError, match=r"no Debian packages.*docker pull debian:bookworm-slim"),
-        rootfs.made(RECIPE, print),
+        rootfs.made(STEP.folder, print),
     ):
         raise AssertionError
 
@@ -89,7 +89,7 @@ def test_a_user_without_the_tool_is_told_what_to_install(monkeypatch, tmp_path):
     (tmp_path / "apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(ImageBuildError, match=r"sudo apt-get install mmdebstrap"), rootfs.made(RECIPE, print):
+    with pytest.raises(ImageBuildError, match=r"sudo apt-get install mmdebstrap"), rootfs.made(STEP.folder, print):
         raise AssertionError
 
 
@@ -111,9 +111,9 @@ def test_a_second_build_does_nothing(client):
 
 @pytest.mark.docker
 def test_another_recipe_makes_the_image_stale(client, recipe):
-    assert imagebuild.current(client) is not None
-    (recipe / "packages.txt").write_text("python3\n")
-    assert imagebuild.current(client) is None
+    assert imagebuild.current(client, recipe=recipe) is not None
+    (recipe.folder / "packages.txt").write_text("python3\n")
+    assert imagebuild.current(client, recipe=recipe) is None
 
 
 @pytest.mark.docker
@@ -174,11 +174,11 @@ def nothing_left(client):
 def test_an_image_that_does_not_run_gets_no_name(client, monkeypatch, tmp_path, nothing_left):
     whole = tmp_path / "whole.tar"
     with tarfile.open(whole, "w") as archive:
-        archive.add(RECIPE, "recipe")
+        archive.add(STEP.folder, "recipe")
     # The engine takes half an archive without a word.
     (tmp_path / "half.tar").write_bytes(whole.read_bytes()[:700])
-    half = imagebuild._import(client, tmp_path / "half.tar", print)
-    monkeypatch.setattr(imagebuild, "_build", lambda _client, _log: (half, "by hand"))
+    half = imagebuild._import(client, tmp_path / "half.tar", STEP, print)
+    monkeypatch.setattr(imagebuild, "_build", lambda _client, _recipe, _log: (half, "by hand"))
     with pytest.raises(ImageBuildError, match="does not run, and was removed"):
         imagebuild.build(reference="workflowmaster/half:1")
 
@@ -189,7 +189,7 @@ def test_two_builds_at_once_are_one(client, monkeypatch):
     built = []
     image = client.images.get(DEFAULT_IMAGE).id
 
-    def slow(_client, _log):
+    def slow(_client, _recipe, _log):
         built.append(threading.get_ident())
         waiting.wait(timeout=30)
         return image, "by hand"
@@ -216,9 +216,9 @@ def test_two_builds_at_once_are_one(client, monkeypatch):
 @pytest.mark.docker
 @pytest.mark.long
 def test_a_failed_build_leaves_no_image(recipe, nothing_left):
-    (recipe / "packages.txt").write_text("no-such-package-anywhere\n")
+    (recipe.folder / "packages.txt").write_text("no-such-package-anywhere\n")
     with pytest.raises(ImageBuildError, match="no-such-package-anywhere"):
-        imagebuild.build(reference="workflowmaster/half:1")
+        imagebuild.build(recipe, reference="workflowmaster/half:1")
 
 
 @pytest.mark.docker
@@ -234,3 +234,32 @@ def test_a_build_from_nothing(client):
         assert client.containers.run(image.id, ["python", "-c", "print(6 * 7)"], remove=True) == b"42\n"
     finally:
         client.images.remove(image.reference)
+
+
+def in_proxy(client, script: str) -> str:
+    options = {"network_mode": "none", "remove": True, "read_only": True, "cap_drop": ["ALL"]}
+    return client.containers.run(PROXY.reference, ["sh", "-c", script], **options).decode().strip()
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("id -u; id -g; id -un", r"3128\n3128\negress"),
+        ("squid --version | head -n 1", r"Squid Cache: Version [5-9].*"),
+        ("socat -V | grep -c UNIX", "[1-9]"),
+        ("stat -c '%U %a' /sockets", "egress 700"),
+        ("find / -xdev -type f -perm /6000 2>/dev/null; true", ""),
+    ],
+)
+def test_what_is_in_the_proxy_image(client, script, expected):
+    assert re.fullmatch(expected, in_proxy(client, script), re.DOTALL)
+
+
+@pytest.mark.docker
+def test_the_proxy_image_is_built_once_and_is_not_the_step_image(client):
+    first = imagebuild.build(PROXY)
+    second = imagebuild.build(PROXY)
+    assert (second.how, second.id, second.reference) == ("cached", first.id, "workflowmaster/proxy:1")
+    assert imagebuild.recipe_hash(PROXY) != imagebuild.recipe_hash()
+    assert client.images.get(PROXY.reference).labels[RECIPE_LABEL] == imagebuild.recipe_hash(PROXY)

@@ -257,3 +257,15 @@ def test_a_large_file_is_refused_by_name(
         list(read(store, commit, ["data/*.bin"]))
     assert caught.value.code == "size"
     assert LARGEST_INPUT == 64 * 1024**2
+
+
+@pytest.mark.parametrize("most", [(2, 1000), (1000, 25)], ids=["files", "bytes"])
+def test_inputs_have_a_cap_on_number_and_sum(
+    store: Store, start: str, step: Callable[..., str], most: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layering, "MOST_INPUTS", most)
+    commit = step(store, start, "many", {f"data/{n}": "x" * 10 for n in range(3)})
+    assert len(list(read(store, commit, ["data/0", "data/1"]))) == 2
+    with pytest.raises(WorkspaceError, match=r"the step's inputs are more than .* \(the last one: data/2\)") as caught:
+        list(read(store, commit, ["data"]))
+    assert caught.value.code == "size"

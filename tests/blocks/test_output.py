@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workflowmaster.blocks.masking import Masker
 from workflowmaster.blocks.output import LONGEST_LINE, Capture, follow, tail
 
 CUT = b"[workflowmaster: output cut at 10 bytes, the cap of policy paranoid; the container was stopped]\n"
@@ -26,11 +27,12 @@ output = st.lists(
 ).map(b"".join)
 
 
-def capture(parts: list[bytes], cap: int = 1 << 30) -> tuple[bytes, list[str], bool]:
+def capture(parts: list[bytes], cap: int = 1 << 30, masker: Masker | None = None) -> tuple[bytes, list[str], bool]:
     lines: list[str] = []
     with TemporaryDirectory() as folder:
         path = Path(folder) / "logs/a.1.log"
-        with Capture(path, cap=cap, policy="paranoid", lines=lines.append) as taken:
+        mask = masker.stream() if masker else None
+        with Capture(path, cap=cap, policy="paranoid", lines=lines.append, mask=mask) as taken:
             more = [taken(part) for part in parts]
         return path.read_bytes(), lines, all(more)
 
@@ -143,3 +145,36 @@ def test_following_misses_nothing_from_before_the_first_byte_to_the_last(tmp_pat
 
     follow(log, ended, seen.extend, every=0)
     assert bytes(seen) == b"one\ntwo\nthree\xff"
+
+
+# --- secrets ---
+
+MASKER = Masker({"TOKEN": b"s3cr3t-t0ken"})
+
+
+@given(output, st.lists(st.integers(0, 200_000), max_size=6), st.integers(1, 60))
+def test_with_secrets_the_cap_counts_what_was_produced(data: bytes, cuts: list[int], cap: int) -> None:
+    data = data[:40] + b"token=s3cr3t-t0ken\n" + data[40:]
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    parts = [data[a:b] for a, b in pairwise(edges)]
+    whole = capture([data], cap, MASKER)
+    assert capture(parts, cap, MASKER) == whole
+    assert whole[2] == (len(data) <= cap)
+    stream = MASKER.stream()
+    shown = stream.feed(data[:cap]) + stream.rest()
+    assert whole[0].startswith(shown)
+    assert b"s3cr3t" not in whole[0]
+    assert "s3cr3t" not in "\n".join(whole[1])
+
+
+def test_a_masked_line_comes_as_one_line_and_when_it_comes(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with Capture(tmp_path / "log", cap=1000, policy="standard", lines=lines.append, mask=MASKER.stream()) as taken:
+        taken(b"one s3cr")
+        taken(b"3t-t0ken\ntwo\n")
+        assert lines == ["one ***", "two"]
+        taken(b"s3cr3t-")
+        taken.note("[stopped]")
+    assert (tmp_path / "log").read_bytes() == b"one ***\ntwo\n***\n[stopped]\n"
+    assert taken.size == len(b"one s3cr3t-t0ken\ntwo\ns3cr3t-")
+    assert lines[2:] == ["***", "[stopped]"]

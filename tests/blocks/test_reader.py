@@ -16,6 +16,7 @@ import pytest
 from workflowmaster import policies
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.output import Capture
+from workflowmaster.blocks.reader import STOP_GRACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.docker
 SMALL = policies.lower(policies.load("standard"), memory=64 * 1024**2, pids=64)
 HUNGRY = "python3 -c 'b = bytearray(300_000_000)'"
 MEGABYTES = "python3 -c 'import sys; sys.stdout.buffer.write(bytes(range(256)) * 4096 * 20)'"
+ASKED = "exec 2>/dev/null; trap"
+LATE = {"timed_out": True}
 FORGED = "\\036" + "0" * 32 + "\\036"
 
 
@@ -57,7 +60,14 @@ CASES = (
     Case("a builtin is no program", ("exit", "3"), 127, None),
     Case("out of memory", HUNGRY, 137, None, {"oom_killed": True}),
     Case("a child out of memory", f"{HUNGRY} 2>/dev/null; echo survived", 0, None, {"oom_killed": True}),
-    Case("too long", "echo a; exec sleep 60", 137, b"a\n", {"timed_out": True}, seconds=1),
+    Case("too long", "echo a; exec sleep 60", 143, b"a\nTerminated\n", {"timed_out": True}, seconds=1),
+    Case("last words", f"{ASKED} 'echo bye; exit 3' TERM; echo a; sleep 60", 3, b"a\nbye\n", LATE, seconds=1),
+    Case("an exit code of its own", f"{ASKED} 'exit 0' TERM; echo a; sleep 60", 0, b"a\n", LATE, seconds=1),
+    Case("deaf", f"{ASKED} '' TERM; echo a; sleep 60", 137, b"a\n", LATE, seconds=1),
+    Case(
+        "a daemon that is deaf", f"(trap '' TERM; setsid sleep 60) & {ASKED} 'exit 4' TERM; sleep 60", 4, b"", LATE, 1
+    ),
+    Case("it hears nothing of our arrangements", 'echo "$TINI_KILL_PROCESS_GROUP"; trap', 0, b"\n"),
     Case("a daemon that keeps stdout open", "setsid sleep 60 & echo a", 0, b"a\n"),
     Case("a daemon that goes on printing", "(while :; do echo tick; done) & sleep 0.2; exit 3", 3, None),
     Case("20 MB", MEGABYTES, 0, hashlib.sha256(bytes(range(256)) * 4096 * 20).digest()),
@@ -92,6 +102,38 @@ def test_both_ways_tell_the_same_end(box: Callable[..., Any], case: Case, way: s
     assert not re.search(rb"\x1e[0-9a-f]{32}", output.replace(b"\x1e" + b"0" * 32, b"")), "our mark is no output"
     if case.output is not None:
         assert brief(output) == case.output
+
+
+@pytest.mark.parametrize("way", ["pidfd", "engine"])
+@pytest.mark.parametrize(("trap", "grace"), [("'exit 0'", False), ("''", True)], ids=["polite", "deaf"])
+def test_the_grace_is_given_to_those_who_need_it_and_no_longer(
+    sh: Callable[..., Any], way: str, trap: str, *, grace: bool
+) -> None:
+    ending = sh(f"{ASKED} {trap} TERM; echo a; sleep 60", policy=SMALL).park(way).go(1)
+    assert ending.timed_out
+    least = 1 + STOP_GRACE * grace
+    assert least <= ending.seconds < least + 2
+
+
+def test_a_container_is_stopped_from_another_thread_as_at_its_wall_time(sh: Callable[..., Any]) -> None:
+    made = sh(f"{ASKED} 'echo bye; exit 3' TERM; echo up; sleep 60", policy=SMALL).park()
+
+    def stop(data: bytes) -> bool:
+        if data.startswith(b"up"):
+            threading.Thread(target=made.container.stop).start()
+        return made.take(data)
+
+    ending = made.go(60, stop)
+    assert (ending.exit_code, ending.timed_out, bytes(made.output)) == (3, False, b"up\nbye\n")
+    assert made.container.begun
+    made.container.stop()  # it has ended: nothing happens
+
+
+def test_one_that_waits_for_its_go_ends_when_it_is_stopped(sh: Callable[..., Any], engine: Any) -> None:
+    made = sh("true").park()
+    made.container.terminate()
+    assert engine.wait(made.container.id, 10) == 143
+    assert not made.container.begun
 
 
 def test_what_is_still_running_is_killed_with_the_rest(sh: Callable[..., Any]) -> None:
@@ -185,7 +227,7 @@ def test_kill_from_another_thread(sh: Callable[..., Any], way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "seconds", "code", "timed_out"), [("sleep 1; exit 7", 30, 7, False), ("sleep 60", 1, 137, True)]
+    ("script", "seconds", "code", "timed_out"), [("sleep 1; exit 7", 30, 7, False), ("sleep 60", 1, 143, True)]
 )
 def test_a_torn_connection_loses_output_but_neither_the_end_nor_the_wall_time(
     sh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, script: str, seconds: float, code: int, timed_out: bool
@@ -219,7 +261,8 @@ def test_one_that_does_not_die_is_an_error_and_no_hanging_run(
     """A frozen process cannot be killed on cgroup v1; here the engine pauses the container before its time is up."""
     monkeypatch.setattr("workflowmaster.blocks.reader.GRACE", 1.0)
     made = sh("echo up; sleep 60", policy=SMALL).park("engine")
-    monkeypatch.setattr(made.container, "kill", lambda: None)
+    for signal in ("terminate", "kill"):
+        monkeypatch.setattr(made.container, signal, lambda: None)
 
     def pause(data: bytes) -> bool:
         threading.Thread(target=engine.client.pause, args=(made.container.id,)).start()

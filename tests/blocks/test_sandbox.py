@@ -192,6 +192,19 @@ def test_a_failed_command_says_why(engine: Any, command: list[str], seconds: flo
 
 
 @pytest.mark.docker
+def test_a_command_that_fills_the_disk_is_stopped(engine: Any) -> None:
+    script = "while :; do head -c 1000000 /dev/zero >> /out/x; sleep 0.02; done"
+    block = DockerSandbox(command=["sh", "-c", script], limits={"disk": "20m"})
+
+    async def use() -> None:
+        run = await block.trigger()
+        with pytest.raises(RuntimeError, match="its files grew by more than policy standard allows"):
+            await run.wait_for_completion()
+
+    asyncio.run(use())
+
+
+@pytest.mark.docker
 def test_it_runs_without_being_waited_for(engine: Any) -> None:
     """`trigger` starts it; who waits later, even in another event loop, gets the same."""
     run = asyncio.run(DockerSandbox(command=["echo", "done"]).trigger())

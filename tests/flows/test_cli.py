@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -67,9 +68,19 @@ def test_every_commands_work_can_be_found(command: str, capsys: pytest.CaptureFi
         cli.main([command, "--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: workflowmaster {command}")
-    (choices,) = [a.choices for a in cli.parser()._actions if isinstance(a.choices, dict)]
-    module, _, name = choices[command].get_default("does").partition(":")
-    assert callable(getattr(importlib.import_module(module), name))
+    for found in works(subcommands(cli.parser())[command]):
+        module, _, name = found.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return {name: one for a in parser._actions if isinstance(a.choices, dict) for name, one in a.choices.items()}
+
+
+def works(parser: argparse.ArgumentParser) -> list[str]:
+    """Where the work of a command is, or that of each of the commands below it."""
+    below = subcommands(parser).values()
+    return [found for one in below for found in works(one)] if below else [parser.get_default("does")]
 
 
 @pytest.mark.parametrize("name", ["workflowmaster", "wm"])
@@ -144,12 +155,15 @@ def test_the_same_bytes_give_the_same_plan(bare: Any, good: Path, prompt_file: C
     assert first.json["workflow_hash"] != bare("plan", good, "--json", "--policy", "hardened").json["workflow_hash"]
 
 
-def test_a_plan_for_people_is_a_table_and_starts_nothing(bare: Any, good: Path) -> None:
+def test_a_plan_for_people_is_a_table_and_starts_nothing(
+    bare: Any, good: Path, snapshot_of: Callable[..., dict[str, Any]]
+) -> None:
+    before = snapshot_of(bare.home)
     said = bare("plan", good)
     assert said.code == 0
     told = "2 tasks, 2 in containers, at most 3 at a time. 1 need an agent (--agent 'CMD …')."
     assert told in " ".join(said.out.split())
-    assert not list(bare.home.iterdir())
+    assert snapshot_of(bare.home) == before
 
 
 @pytest.mark.parametrize("what", ["prompt", "plan"])
@@ -177,11 +191,11 @@ def test_a_reader_that_goes_away_is_no_error(bare: Any, good: Path) -> None:
 
 
 def test_looking_writes_nothing_anywhere(bare: Any, good: Path, snapshot_of: Callable[..., dict[str, Any]]) -> None:
-    before = snapshot_of(good.parent)
+    places = (good.parent, bare.home, bare.user_home, bare.cwd)
+    before = [snapshot_of(place) for place in places]
     for words in (("check", good), ("plan", good), ("list",), ("stats",), ("policy", "list"), ("schema", "plan")):
         assert bare(*words).code == 0
-    assert snapshot_of(good.parent) == before
-    assert [list(place.iterdir()) for place in (bare.home, bare.user_home, bare.cwd)] == [[], [], []]
+    assert [snapshot_of(place) for place in places] == before
 
 
 def test_errors_are_json_too_where_it_is_asked_for(bare: Any, bad: Path) -> None:

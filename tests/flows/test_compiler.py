@@ -23,7 +23,6 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "prompts"
 EXPLICIT = """\
 ---
 inputs: {group: {default: dev, enum: [dev, all]}}
-env: {A: "{{ inputs.group }}"}
 policy: development
 ---
 # Title
@@ -33,6 +32,7 @@ Words about #3.
 ## Steps
 
 ### one: First
+- env: {A: "{{ inputs.group }}"}
 - outputs: [made]
 - retries: {max: 2, on: [transient]}
 ```bash

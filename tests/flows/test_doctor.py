@@ -21,22 +21,27 @@ def findings(said: Any) -> dict[str, dict[str, str]]:
 
 @pytest.mark.docker
 def test_a_machine_that_can_run(bare: Any) -> None:
+    before = sorted(bare.home.rglob("*"))
     said = bare("doctor", "--json")
     found = findings(said)
     assert list(found) == CHECKS
     assert said.code == 0, said.text
-    assert all(set(one) == {"check", "status", "found", "mend"} for one in said.json)
+    assert all(set(one) == {"check", "status", "found", "mend", "table"} for one in said.json)
     assert {one["status"] for one in said.json} <= {"ok", "warning"}
     assert "API" in found["docker"]["found"]
     assert "cgroup v" in found["docker"]["found"]
-    assert found["sandbox"]["found"].startswith("seccomp ok; not enforceable here: ")
-    assert list(bare.home.iterdir()) == []
+    assert "controls read back" in found["sandbox"]["found"]
+    rows = {row["control"]: row["verdict"] for row in found["sandbox"]["table"]}
+    assert {rows[name] for name in ("capabilities", "seccomp", "memory", "network", "other_mounts")} == {"enforced"}
+    assert "weaker" not in rows.values()
+    assert sorted(bare.home.rglob("*")) == before
 
 
 @pytest.mark.docker
 def test_it_is_readable_too(bare: Any) -> None:
     lines = bare("doctor").out.splitlines()
     assert [line.split()[1] for line in lines if not line.startswith(" ")] == CHECKS
+    assert [line.split(maxsplit=1)[1] for line in lines if line.split()[0] == "memory"] == ["read back from the kernel"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_ids_and_names_come_from_headings(heading, step_id, name):
         ("- timeout-minutes: 0.5", "timeout_seconds", 30),
         ("- policy: hardened", "policy", "hardened"),
         ("- image: python:3.12", "image", "python:3.12"),
-        ("- container: x@sha256:" + "a" * 64, "image", "x@sha256:" + "a" * 64),
+        ("- container: node@sha256:" + "a" * 64, "image", "node@sha256:" + "a" * 64),
         ('- env: {A: 3.10, B: "no", C: true}', "env", {"A": "3.10", "B": "no", "C": "true"}),
         ("- env:\n    A: 1\n    B: 2", "env", {"A": "1", "B": "2"}),
         ("- secrets: TOKEN", "secrets", ("TOKEN",)),
@@ -156,7 +156,7 @@ def test_front_matter_is_every_steps_default(front, field, value):
 @pytest.mark.parametrize(
     ("front", "attributes", "field", "value"),
     [
-        ("image: a:1", "- image: b:2", "image", "b:2"),
+        ("image: node:1", "- image: rust:2", "image", "rust:2"),
         ("env: {A: 1, B: 1}", "- env: {B: 2}", "env", {"A": "1", "B": "2"}),
         ("timeout: 7", "- timeout: 2", "timeout_seconds", 120),
         ("retries: {max: 3, backoff: fixed}", "- retries: 1", "retries", Retries(max=1, backoff="fixed")),

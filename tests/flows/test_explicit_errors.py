@@ -124,8 +124,13 @@ ERRORS = [
     ("WM322", prompt(f"### a\n- image: {MARK}'a b'\n{WORK}"), "name:tag"),
     ("WM322", prompt(f"### a\n{WORK}", f"image: {MARK}-x"), ""),
     ("WM323", prompt(f"### a\n- network: [{MARK}http://x]\n{WORK}"), "*.example.org"),
+    ("WM323", prompt(f"### a\n- network: [python, {MARK}nod]\n{WORK}"), "did you mean 'node'?"),
+    ("WM323", prompt(f"### a\n- network: {{allowed: [x.org, {MARK}https://y.org/z]}}\n{WORK}"), "host alone: y.org"),
     ("WM323", prompt(f"### a\n{WORK}", f"network: {{blocked: [{MARK}a/b]}}"), ""),
     # policy
+    ("WM407", prompt(f"### a\n- policy: hardened\n- {MARK}network: [python]\n{WORK}"), "no network"),
+    ("WM407", prompt(f"### a\n{WORK}", f"security-policy: testing\n{MARK}network: [python]"), "no network"),
+    ("WM408", prompt(f"### a\n- {MARK}network: ['*']\n{WORK}"), "development"),
     ("WM401", prompt(f"### a\n- policy: {MARK}hardend\n{WORK}"), "did you mean 'hardened'?"),
     ("WM401", prompt(f"### a\n{WORK}", f"security-policy: {MARK}open"), "known: minimal"),
     ("WM402", prompt(f"### a\n- policy: {MARK}minimal\n{WORK}"), "reason"),
@@ -136,6 +141,17 @@ ERRORS = [
     ("WM404", prompt(f"### a\n- resources: {{memory: {MARK}16g}}\n{WORK}"), "only lower"),
     ("WM404", prompt(f"### a\n- policy: paranoid\n- resources: {{cpus: {MARK}1}}\n{WORK}"), ""),
     ("WM404", prompt(f"### a\n{WORK}", f"resources: {{pids: {MARK}100000}}"), ""),
+    ("WM411", prompt(f"### a\n- image: {MARK}evil.example.org/python:3\n{WORK}"), "it allows the repositories alpine"),
+    ("WM411", prompt(f"### a\n{WORK}", f"image: {MARK}postgres:16"), "a policy that allows this one"),
+    ("WM411", prompt(f"### a\n- policy: {MARK}hardened\n- if: true\n{WORK}".replace(MARK, ""), f"image: {MARK}python:3.12"), "workflowmaster/*"),
+    ("WM411", prompt(f"### a\n- matrix: {{v: [1]}}\n- image: {MARK}'postgres:{{{{ matrix.v }}}}'\n{WORK}"), "'postgres:1'"),
+    ("WM412", prompt(f"### a\n- policy: hardened\n- env: {{{MARK}AWS_PROFILE: x}}\n{WORK}"), "INPUT_<NAME>"),
+    ("WM412", prompt(f"### a\n- policy: paranoid\n{WORK}", f"env: {{LANG: C, {MARK}TZ: UTC}}"), "it lets through HOME"),
+    ("WM413", prompt(f"### a\n- {MARK}mounts: [/var/run/docker.sock]\n{WORK}"), "no path of this host is ever mounted"),
+    ("WM413", prompt(f"### a\n- {MARK}volumes:\n    - /etc:/etc\n{WORK}"), "no path of this host is ever mounted"),
+    ("WM413", prompt(f"### a\n{WORK}", f"{MARK}docker_socket: true"), "owns this machine"),
+    ("WM413", prompt(f"### a\n- {MARK}privileged: true\n{WORK}"), "ever privileged"),
+    ("WM413", prompt(f"### a\n- resources: {{memory: 1g, {MARK}devices: [/dev/kvm]}}\n{WORK}"), "no device"),
 ]  # fmt: skip
 
 
@@ -156,7 +172,6 @@ WARNINGS = [
     ("WM218", "note", prompt(f"### {MARK}测试\n- if: true\n{WORK}"), "step-1"),
     ("WM312", "warning", prompt(f"### a\n{WORK}", f"inputs: {{{MARK}x: {{required: true}}}}"), "--input x="),
     ("WM319", "note", prompt(f"### a\n- retries: {MARK}9\n{WORK}"), "max_retry_attempts"),
-    ("WM407", "warning", prompt(f"### a\n- policy: hardened\n- {MARK}network: [python]\n{WORK}"), "no network"),
 ]  # fmt: skip
 
 

@@ -148,5 +148,56 @@ def test_parallelism_is_the_lower_of_both(front, given, parallel):
     assert compiled("", front, max_parallel=given).plan.max_parallel == parallel
 
 
+def test_a_matrix_over_one_bad_image_is_one_mistake_each():
+    done = compiled("- matrix: {v: [1, 2, 1.0]}\n- image: 'postgres:{{ matrix.v }}'")
+    assert [one.message.split("'")[3] for one in done.diagnostics] == ["postgres:1", "postgres:2", "postgres:1.0"]
+
+
+def test_an_operators_image_must_be_allowed_too_and_the_policy_is_pointed_at():
+    done = compiled("- policy: hardened", default_image="corp/step:3")
+    assert [(one.code, one.line, one.column) for one in done.diagnostics] == [("WM411", 6, 11)]
+
+
+def test_an_image_that_is_not_known_yet_is_judged_when_it_is():
+    front = 'inputs: {v: {required: true}}\nimage: "{{ inputs.v }}"'
+    assert [one.code for one in compiled(front=front).diagnostics] == ["WM312"]
+    assert [one.code for one in compiled(front=front, inputs={"v": "postgres:16"}).diagnostics] == ["WM411"]
+
+
+@pytest.mark.parametrize("fence", ["- approval: required\n", "- uses: create-issue\n"])
+def test_what_runs_on_the_host_has_no_image_and_no_variables(fence):
+    made = compiled(fence, "policy: hardened\nenv: {CI: 1}", fence="")
+    assert [one.code for one in made.diagnostics] == []
+
+
+def test_an_own_policy_decides_over_images_and_variables(tmp_path):
+    (tmp_path / "office.yaml").write_text(
+        "extends: standard\nreason: our registry\nimages: [corp/*]\nenvironment: [CI, 'INPUT_*']\n"
+    )
+    good = "- image: corp/python:3\n- env: {CI: 1}"
+    assert step(good, "policy: office", policy_folders=(tmp_path,)).policy == "office"
+    bad = compiled("- image: python:3\n- env: {CID: 1}", "policy: office", policy_folders=(tmp_path,))
+    assert sorted(one.code for one in bad.diagnostics) == ["WM411", "WM412"]
+
+
+def test_the_operators_tighter_policy_judges_what_the_prompt_declares():
+    """Dropping a variable in silence would leave a step to fail for a reason nobody sees."""
+    assert [one.code for one in compiled("- env: {CI: 1}", policy="hardened").diagnostics] == ["WM412"]
+
+
+def test_prose_is_judged_alike():
+    text = "---\nimage: postgres:16\nmounts: [/etc]\nenv: {CI: 1}\nsecurity-policy: hardened\n---\n# Do\n\n1. Write a\n2. Test a\n"
+    done = compile_prompt(parse(text.encode(), "p.md"), Options())
+    errors = {(one.code, one.line) for one in done.diagnostics if one.severity == "error"}
+    assert errors == {("WM411", 2), ("WM412", 4), ("WM413", 3)}
+
+
+def test_a_word_of_the_writers_tracker_is_no_request_in_prose():
+    text = "---\ndocker: yes\ndevice: phone\n---\n# Do\n\n1. Write a\n"
+    done = compile_prompt(parse(text.encode(), "p.md"), Options())
+    assert done.plan
+    assert done.plan.metadata == {"docker": "yes", "device": "phone"}
+
+
 def test_the_default_image_is_the_operators():
-    assert step(default_image="mine:2").image == "mine:2"
+    assert step(default_image="debian:12").image == "debian:12"

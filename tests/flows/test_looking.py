@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from workflowmaster import policies
+from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.flows.audit import AuditLog
 from workflowmaster.flows.looking import counted
 
@@ -149,35 +149,51 @@ def test_a_report_of_a_run_without_one_is_written_on_the_spot(kept: Any) -> None
     assert Path(said.out.strip()).exists()
 
 
-def test_policies_are_listed_shown_and_compared(bare: Any) -> None:
-    assert list(bare("policy", "list", "--json").json) == list(policies.available())
-    shown = bare("policy", "show", "hardened", "--json").json
-    assert shown == policies.load("hardened").model_dump(mode="json")
-    rows = bare("policy", "diff", "standard", "hardened", "--json").json
-    fields = {row["field"]: (row["standard"], row["hardened"]) for row in rows}
-    assert fields["workspace"] == ("rw", "overlay")
-    assert bare("policy", "diff", "standard", "standard").out == "they grant the same\n"
+def test_starts_are_counted_by_image_and_policy(shapes: dict[str, Callable[[], Any]]) -> None:
+    def ran(image: str, policy: str, start: float | None, begin: float | None) -> Receipt:
+        return Receipt(image=image, policy=policy, start_seconds=start, parked_seconds=1.0, begin_seconds=begin)
 
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["show"], 2, "policy show takes 1 names, got 0"),
-        (["diff", "standard"], 2, "policy diff takes 2 names, got 1"),
-        (["list", "standard"], 2, "policy list takes no names, got 1"),
-        (["show", "nope"], 5, "nope"),
-    ],
-)
-def test_policies_that_cannot_be_shown(bare: Any, words: list[str], code: int, message: str) -> None:
-    said = bare("policy", *words)
-    assert (said.code, said.out) == (code, "")
-    assert message in said.err
+    receipts = [ran("a:1", "standard", second / 100, 0.01) for second in range(1, 101)]
+    # One whose command was never reached, and one of before starts were measured.
+    receipts += [
+        ran("a:1", "hardened", 0.5, None),
+        ran("a:1", "standard", None, None),
+        ran("b:1", "standard", 0.25, 0.5),
+    ]
+    state = shapes["single"]()
+    (name, result), *_ = state.results.items()
+    state = state.model_copy(update={"results": {name: result.model_copy(update={"receipts": tuple(receipts)})}})
+    starts = counted([state])["container_starts"]
+    assert {name: one["count"] for name, one in starts.items()} == {
+        "a:1 hardened": 1,
+        "a:1 standard": 100,
+        "b:1 standard": 1,
+    }
+    assert starts["a:1 standard"]["start_seconds"] == {"median": 0.505, "p95": 0.9505}
+    assert starts["a:1 standard"]["begin_seconds"] == {"median": 0.01, "p95": 0.01}
+    assert starts["a:1 hardened"]["begin_seconds"] == {"median": None, "p95": None}
+    assert starts["b:1 standard"] == {
+        "count": 1,
+        "start_seconds": {"median": 0.25, "p95": 0.25},
+        "parked_seconds": {"median": 1.0, "p95": 1.0},
+        "begin_seconds": {"median": 0.5, "p95": 0.5},
+    }
 
 
 @pytest.mark.docker
-def test_images_are_listed(bare: Any) -> None:
-    rows = bare("image", "list", "--json").json
-    ours = next(row for row in rows if "workflowmaster/step:1" in row["tags"])
-    assert set(ours) == {"id", "tags", "bytes"}
-    assert ours["id"].startswith("sha256:")
-    assert ours["bytes"] > 10**6
+@pytest.mark.prefect
+def test_a_run_says_how_long_its_containers_took_to_be_there(
+    wm: Any, repository: Callable[..., Any], prompt_file: Callable[..., Path]
+) -> None:
+    text = "# Two\n\n## Steps\n\n### a\n```sh\ntrue\n```\n\n### b\n- needs: a\n- policy: testing\n```sh\ntrue\n```\n"
+    done = wm.run(prompt_file(text), repository().path)
+    assert done.code == 0, done.text
+    starts = wm("stats", done.json["workflow_id"], "--json").json["container_starts"]
+    assert {name: one["count"] for name, one in starts.items()} == {
+        "workflowmaster/step:1 standard": 1,
+        "workflowmaster/step:1 testing": 1,
+    }
+    for one in starts.values():
+        assert 0 < one["begin_seconds"]["median"] < one["start_seconds"]["median"] < 60
+    shown = wm("stats", done.json["workflow_id"]).out
+    assert "workflowmaster/step:1 testing: 1 containers; median / p95 in seconds: start " in shown

@@ -55,12 +55,12 @@ def test_ids_and_names_name_the_values():
 
 def test_values_fill_image_name_and_environment():
     made = plan(
-        '### t: On {{ matrix.v }}\n- matrix: {v: [a, b]}\n- image: "x:{{matrix.v}}"\n- env: {V: "<${{ matrix.v }}>", W: w}\n'
+        '### t: On {{ matrix.v }}\n- matrix: {v: [a, b]}\n- image: "node:{{matrix.v}}"\n- env: {V: "<${{ matrix.v }}>", W: w}\n'
         + WORK
     )
     assert [(step.name, step.image, step.env) for step in made.tasks] == [
-        ("On a", "x:a", {"V": "<a>", "W": "w"}),
-        ("On b", "x:b", {"V": "<b>", "W": "w"}),
+        ("On a", "node:a", {"V": "<a>", "W": "w"}),
+        ("On b", "node:b", {"V": "<b>", "W": "w"}),
     ]
 
 

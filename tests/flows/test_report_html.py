@@ -169,6 +169,15 @@ def test_only_what_held_in_every_container_is_claimed(make):
     assert "standard user 2 WorkflowMaster" in text
 
 
+def test_the_engines_word_and_what_is_absent_are_shown_apart(make):
+    plan = make.plan(make.step("a"), make.step("b"))
+    less = make.receipt(1, 1, enforced=("user",), told=("memory",), absent=("apparmor: found none",))
+    state = make.state(plan, [make.result("a", make.receipt(0, 1)), make.result("b", less)])
+    text = Page(html(state, {})).text
+    assert "Policy Controls in force By the engine's word Absent here Containers" in text
+    assert "standard user memory apparmor: found none 2" in text
+
+
 @pytest.mark.parametrize(("status", "word"), [("completed", "met"), ("failed", "not met"), ("skipped", "not proved")])
 def test_only_a_completed_step_proves_a_criterion(make, status, word):
     criteria = [{"text": "It works", "line": 3, "check": "a"}]

@@ -34,6 +34,8 @@ def test_every_status_has_an_exit_code() -> None:
 def test_exit_codes(shapes: dict[str, Callable[[], Any]], status: str, infrastructure: bool, code: int) -> None:
     state = shapes["single"]().model_copy(update={"status": status})
     assert running.exit_code(state, infrastructure=infrastructure) == code
+    # What a policy refused goes before every other reason, but not before success.
+    assert running.exit_code(state, infrastructure=infrastructure, refused=True) == (5 if status != "completed" else 0)
 
 
 def test_the_answer_of_any_run_is_json_with_the_same_keys(shape: Any) -> None:

@@ -59,16 +59,7 @@ def test_clean_removes_what_belongs_to_the_dead_and_nothing_else(
     removed = set(bare("clean", "--json").json["removed"])
     assert {orphan, reused_pid} <= removed
     assert set(containers("test-clean")) == kept
-    assert bare("clean").out.endswith("containers removed\n")
-
-
-@pytest.mark.docker
-def test_an_image_that_is_there_is_not_built_again(bare: Any) -> None:
-    built = bare("image", "build", "--json")
-    assert built.code == 0, built.text
-    assert set(built.json) == {"reference", "id", "seconds", "how"}
-    assert (built.json["reference"], built.json["id"][:7]) == (IMAGE, "sha256:")
-    assert built.seconds < 10
+    assert bare("clean").out.endswith(" removed\n")
 
 
 def test_the_ui_of_a_configured_server_is_its_own(bare: Any) -> None:
