@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import subprocess
@@ -271,11 +272,12 @@ def make_box(engine: Engine, image_id: str, tmp_path_factory: pytest.TempPathFac
     """Make containers that are gone when the tests are over, whatever happened to them."""
     made: list[Box] = []
     name = f"test-{secrets.token_hex(4)}"
+    numbers = itertools.count()  # threads may ask at the same time
 
     def make(*argv: str, policy: str | SecurityPolicy = "standard", ids: tuple[int, int] = USER, **changed: Any) -> Box:
         exchange = Exchange(tmp_path_factory.mktemp("exchange") / "x").make(ids)
         given = {
-            "name": f"{name}-{len(made)}",
+            "name": f"{name}-{next(numbers)}",
             "image_id": image_id,
             "policy": policies.load(policy) if isinstance(policy, str) else policy,
             "argv": argv,

@@ -57,6 +57,7 @@ def test_the_answer_of_any_run_is_json_with_the_same_keys(shape: Any) -> None:
                 "oom_killed",
                 "timed_out",
                 "outputs",
+                "artifacts",
                 "reason",
             ]
         )
