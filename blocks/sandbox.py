@@ -28,6 +28,7 @@ from workflowmaster.blocks.engine import OURS, Engine, SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.blocks.failure import explain, signal_of
 from workflowmaster.blocks.growth import Place
+from workflowmaster.blocks.home import home
 from workflowmaster.blocks.output import Capture
 from workflowmaster.blocks.overseeing import watch
 from workflowmaster.blocks.owner import Owner
@@ -35,6 +36,7 @@ from workflowmaster.blocks.ownership import hand_over, needs_handing_over
 from workflowmaster.blocks.plain import container_for
 from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.blocks.request import OUT, SCRATCH, ContainerRequest
+from workflowmaster.blocks.signing import Trust, held
 from workflowmaster.policies import PolicyError, SecurityPolicy
 from workflowmaster.policies.values import did_you_mean
 
@@ -150,6 +152,14 @@ class DockerSandbox(JobBlock):  # type: ignore[type-arg] # a parameter would mak
         """Start the command and return its run. SandboxUnavailable, PolicyError; ValueError without a command."""
         return await run_sync_in_worker_thread(self._start)
 
+    def _admit(self, policy: SecurityPolicy, image_id: str) -> None:
+        """Hold the image against the policy. PolicyError with the rule and the mend."""
+        said = policies.refused_image(policy, self.image)
+        if not said and policy.image not in ("any", "allowed"):
+            said = policies.refused_held(policy, self.image, held(self.image, image_id, Trust(home() / "images")))
+        if said:
+            raise PolicyError(f"block {TYPE}/{self.policy}: {said}")
+
     def _start(self) -> SandboxRun:
         if not self.command:
             raise ValueError(f"block {TYPE}/{self.policy} has no command to run: fill in its field `command`")
@@ -159,6 +169,7 @@ class DockerSandbox(JobBlock):  # type: ignore[type-arg] # a parameter would mak
             raise SandboxUnavailable(
                 f"the engine has no image {self.image}, and it is never pulled here", reason="image"
             )
+        self._admit(policy, image_id)
         folder = Path(tempfile.mkdtemp(prefix="workflowmaster-"))
         try:
             user = _user(policy)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from workflowmaster.blocks.atomic import write_atomically
-from workflowmaster.policies import PolicyError
+from workflowmaster.policies import Held, PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -160,6 +160,18 @@ class Trust:
         with os.fdopen(handle, "w") as file:
             file.write(base64.b64encode(private.private_bytes_raw()).decode() + "\n")
         return private
+
+
+def held(reference: str, image_id: str, judge: Trust, by: str = "") -> Held:
+    """Return what holds an image to its id: besides a signature, `by`, which is `lock`, `record` or nothing."""
+    from workflowmaster.blocks import imagebuild
+
+    # Today's recipe, not the one the manifest names: what an older version built is not this product's any more.
+    verdict = judge.verdict(image_id)
+    product = verdict.manifest is not None and verdict.manifest.recipe == imagebuild.recipe_hash()
+    by_itself = "digest" if "sha256:" in reference else ""
+    signed = verdict.manifest is not None
+    return Held(image_id, by_itself or by, signed=signed, product=product, trouble=verdict.trouble)
 
 
 def public(private: Ed25519PrivateKey) -> str:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from workflowmaster import policies
 from workflowmaster.blocks.engine import SandboxUnavailable
-from workflowmaster.blocks.signing import Trust
+from workflowmaster.blocks.signing import Trust, held
 from workflowmaster.flows.settings import home
-from workflowmaster.policies import Held, PolicyError
+from workflowmaster.policies import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.plan import Plan
     from workflowmaster.flows.settings import Settings
-    from workflowmaster.policies import SecurityPolicy
+    from workflowmaster.policies import Held, SecurityPolicy
 
 
 def trust(settings: Settings) -> Trust:
@@ -92,24 +92,13 @@ def admit(
         # By name once more: a lock or a record is a file, and the rules may have become stricter since it was written.
         said = policies.refused_image(policy, step.image)
         if not said and policy.image not in ("any", "allowed"):
-            held = known.setdefault(step.image, _held(step.image, images[step.image], judge, by))
-            said = policies.refused_held(policy, step.image, held)
+            found = known.setdefault(step.image, held(step.image, images[step.image], judge, by))
+            said = policies.refused_held(policy, step.image, found)
         if said:
             refused.setdefault(said, f"  {plan.prompt.path}:{step.source.line}: step {step.id}: {said}")
     # All at once, and each reason once: a matrix of a hundred would say the same a hundred times.
     if refused:
         raise PolicyError("\n".join(["an image is refused by a policy:", *refused.values()]))
-
-
-def _held(reference: str, image_id: str, judge: Trust, by: str) -> Held:
-    from workflowmaster.blocks import imagebuild
-
-    # Today's recipe, not the one the manifest names: what an older version built is not this product's any more.
-    verdict = judge.verdict(image_id)
-    product = verdict.manifest is not None and verdict.manifest.recipe == imagebuild.recipe_hash()
-    by_itself = "digest" if "sha256:" in reference else ""
-    signed = verdict.manifest is not None
-    return Held(image_id, by_itself or by, signed=signed, product=product, trouble=verdict.trouble)
 
 
 def tell(journey: Journey) -> None:

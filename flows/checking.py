@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workflowmaster.blocks.home import configured
 from workflowmaster.flows import compiler, prompts
 from workflowmaster.flows.diagnostics import Diagnostic, PromptError, render
-from workflowmaster.flows.home import configured
 from workflowmaster.flows.plan import SCHEMA, Plan, Step
 
 if TYPE_CHECKING:

@@ -351,7 +351,7 @@ def lay(journey: Journey, tree: Tree, commit: str) -> None:
 
 
 def _leave(journey: Journey, parked: Parked) -> None:
-    """Remove the container and its folders in the background: nobody waits for that."""
+    """Remove the container and its folders in the background, a moment later: nobody waits for that."""
 
     def remove() -> None:
         try:
@@ -362,7 +362,7 @@ def _leave(journey: Journey, parked: Parked) -> None:
             journey.troubled = True
             log.warning("%s left something behind: %s", parked.container.request.name, error)
 
-    journey.threads.submit(remove)
+    journey.clearing.later(remove)
 
 
 async def in_git(journey: Journey, work: Callable[[], T]) -> T:

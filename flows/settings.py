@@ -21,8 +21,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from workflowmaster.blocks.home import PREFIX, home
 from workflowmaster.blocks.signing import is_public_key
-from workflowmaster.flows.home import PREFIX, home
 from workflowmaster.policies.hosts import Exceptions
 
 __all__ = ["PREFIX", "SECRETS", "Settings", "SettingsError", "home", "load"]

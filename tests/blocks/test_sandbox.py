@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,35 @@ def test_a_command_runs_and_its_output_is_fetched(engine: Any, name: str, wait_u
     wait_until(lambda: gc.collect() is not None and not folder.exists())
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signed_images: Callable[[Path], None]) -> Path:
+    """A state directory that has signed the step image, as `image build` leaves it."""
+    home = tmp_path / "state"
+    home.mkdir()
+    signed_images(home)
+    monkeypatch.setenv("WORKFLOWMASTER_HOME", str(home))
+    return home
+
+
+@pytest.mark.docker
+def test_an_image_that_nobody_has_signed_is_refused(state: Path) -> None:
+    shutil.rmtree(state / "images")
+    with pytest.raises(
+        PolicyError, match="block docker-sandbox/hardened: policy 'hardened' wants images that are signed"
+    ):
+        asyncio.run(DockerSandbox(policy="hardened", command=["true"]).trigger())
+
+
+@pytest.mark.docker
+def test_an_image_that_the_policy_does_not_name_is_refused(engine: Any, image_id: str) -> None:
+    engine.client.tag(image_id, "somebody/else", "1")
+    try:
+        with pytest.raises(PolicyError, match="does not allow the image 'somebody/else:1'"):
+            asyncio.run(DockerSandbox(command=["true"], image="somebody/else:1").trigger())
+    finally:
+        engine.client.remove_image("somebody/else:1")
+
+
 def is_root() -> bool:
     return os.geteuid() == 0
 
@@ -157,8 +187,14 @@ print(text.strip(), os.geteuid(), tempfile.tempdir)
 
 @pytest.mark.docker
 @pytest.mark.parametrize("name", ["standard", "hardened"])
-def test_a_user_who_is_not_root_leaves_nothing_behind_either(engine: Any, name: str) -> None:
+def test_a_user_who_is_not_root_leaves_nothing_behind_either(engine: Any, name: str, state: Path) -> None:
     """Under `hardened` the container has a uid of its own, whose closed files only the engine can hand over."""
+    if is_root():
+        for place in (*state.parents[:3], state, *state.rglob("*")):
+            place.chmod(place.stat().st_mode | 0o011)
+        for place in (state, *state.rglob("*")):
+            os.chown(place, 65533, 65533)
+            place.chmod(0o700 if place.is_dir() else 0o600)
     done = subprocess.run([sys.executable, "-c", AS_A_USER, name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     inside, outside, folder = done.stdout.split()
@@ -246,7 +282,7 @@ def test_what_cannot_run_is_refused_before_anything_is_made(
     for block, error, words in cases:
         with pytest.raises(error, match=words):
             asyncio.run(block.trigger())
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
     assert engine.containers(workflow="sandbox") == []
 
 
