@@ -26,6 +26,7 @@ from workflowmaster.blocks.cgroup import Usage
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.failure import engine_reason, signal_of
 from workflowmaster.blocks.streams import Frames, Marks
+from workflowmaster.blocks.wrapper import CODE_DIGITS, FIGURE_DIGITS, FIGURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,8 @@ SETTLE = 5.0
 
 CHUNK = 1 << 18
 """Bytes taken from the engine at once: more than a TLS record, of which poll would not see what is left over."""
+
+LAST_DIGITS = CODE_DIGITS + FIGURES * FIGURE_DIGITS
 
 LAST_WORDS = 400
 """Bytes kept of what a container says that ends before its command begins."""
@@ -84,7 +87,7 @@ class Reader:
         self.socket, self.pidfd = container.stream, container.pidfd
         self.frames = Frames()
         # stderr first says that the command begins; both end in a mark, and stdout's carries the exit code.
-        self.marks = {1: Marks(mark, expected=1, digits=3), 2: Marks(mark, expected=2, digits=0)}
+        self.marks = {1: Marks(mark, expected=1, digits=LAST_DIGITS), 2: Marks(mark, expected=2, digits=0)}
         self.usage = Usage()
         self.last_words = b""
         self.begin_seconds: float | None = None
@@ -207,6 +210,8 @@ class Reader:
     def _ending(self, seconds: float) -> Ending:
         for marks in self.marks.values():
             self._pass_on(marks.rest())
+        if self.usage.oom_kills is None:
+            self.usage = self._told()
         oom, error, code = bool(self.usage.oom_kills), "", self._said()
         if code is None or not self.dead or self.usage.oom_kills is None:
             code = self._engines_word()
@@ -232,8 +237,20 @@ class Reader:
 
     def _said(self) -> int | None:
         """Return the exit code that the shell said; None if it said none that can be one."""
-        said = self.marks[1].said
+        said = self.marks[1].said[:CODE_DIGITS]
         return int(said) if self.marked and said.isdigit() and int(said) < 256 else None
+
+    def _told(self) -> Usage:
+        """Return what the shell said that the container used; nothing where it said nothing.
+
+        Second to what the host's kernel says: a step that gets hold of its own shell could have it say anything.
+        """
+        said = self.marks[1].said[CODE_DIGITS:]
+        figures = [said[at : at + FIGURE_DIGITS] for at in range(0, len(said), FIGURE_DIGITS)]
+        if not self.marked or not all(one.lstrip(b"-").isdigit() for one in figures):
+            return Usage()
+        memory, cpu, pids, kills = (None if int(one) < 0 else int(one) for one in figures)
+        return Usage(memory, pids, None if cpu is None else cpu / 1e9, kills)
 
     def _engines_word(self) -> int:
         """Ask the engine how it ended; one whose streams are lost still has its wall time, and not more."""

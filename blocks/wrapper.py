@@ -14,9 +14,17 @@ _GO = 'IFS= read -r wm_go && set -- "$wm_go" "$@" && unset wm_go TINI_KILL_PROCE
 _RUN = (
     ". /wm/env && { "
     'trap : TERM; printf %s "$1" >&2; (shift; exec "$@" </wm/stdin 2>&1); set -- "$1" $?; '
-    'printf %s "$1" >&2; printf "%s%03d" "$1" "$2"; exit "$2"; }; exit 125'
+    'printf %s "$1" >&2; '
 )
-WRAPPER = _GO + _RUN
+_ACCOUNT = (
+    'IFS=" "; m=-1; c=-1; p=-1; o=-1; { cd /sys/fs/cgroup; '
+    "if [ -r memory.events ]; then read -r m <memory.peak; read -r p <pids.peak; read -r k v <cpu.stat; "
+    "c=$((v * 1000)); f=memory.events; "
+    "else read -r m <memory/memory.max_usage_in_bytes; read -r p <pids/pids.peak; read -r c <cpuacct/cpuacct.usage; "
+    'f=memory/memory.oom_control; fi; while read -r k v; do [ "$k" = oom_kill ] && o=$v; done <"$f"; } 2>/dev/null; '
+)
+_END = 'printf "%s%03d%020d%020d%020d%020d" "$1" "$2" "$m" "$c" "$p" "$o"; exit "$2"; }; exit 125'
+WRAPPER = _GO + _RUN + _ACCOUNT + _END
 """What a parked container runs. Closing its stdin without a go line ends it with 125 and nothing of the user's run.
 
 The mark lives in `$1`, because any name could also be a variable of the step's environment, which is read after it. The
@@ -26,9 +34,17 @@ stdout and stderr share one pipe: in two, the engine mixes up what came first, a
 SIGTERM reaches the step by the engine's init, which passes signals on to its child's whole process group if it is asked
 to by TINI_KILL_PROCESS_GROUP. The trap is ours alone, because a subshell gives traps up: the command gets the signal as
 any program does, and the shell lives to say what became of it. While it is parked it has no trap, and ends.
+
+Last it reads its own cgroup, as far as it sees one: the host's files for it may be gone before a busy orchestrator has
+looked (3 % of the containers on a loaded machine), and those of an engine elsewhere are never there to look at.
 """
 
-WITH_SECRETS = _GO + RECEIVE + _RUN
+CODE_DIGITS, FIGURE_DIGITS = 3, 20
+FIGURES = 4
+"""After its last mark the shell says the exit code, then bytes of peak memory, nanoseconds of processor time, most
+processes and memory kills; -1 is what it could not read."""
+
+WITH_SECRETS = _GO + RECEIVE + _RUN + _ACCOUNT + _END
 """The same for a container with secrets, which follow the go line; the environment comes last, so it can use them."""
 
 LONGEST_VALUE = 128 * 1024 - 1

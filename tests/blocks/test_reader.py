@@ -288,3 +288,20 @@ def test_a_reading_needs_a_parked_container(sh: Callable[..., Any]) -> None:
     made = sh("true")
     with pytest.raises(RuntimeError, match="before park"):
         made.go()
+
+
+def test_what_it_used_is_told_by_its_shell_where_the_host_cannot_tell(sh: Callable[..., Any]) -> None:
+    """As on an engine elsewhere, or where the engine has removed the cgroup before anybody looked."""
+    made = sh("python3 -c 'b = bytearray(60_000_000)'; sh -c 'exit 3'").park("engine")
+    ending = made.go()
+    assert ending.exit_code == 3
+    assert 60_000_000 < ending.usage.peak_memory < 400_000_000
+    assert 0.005 < ending.usage.cpu_seconds < 20
+    assert ending.usage.oom_kills == 0
+
+
+def test_a_child_that_was_killed_for_memory_is_told_by_the_shell_too(sh: Callable[..., Any]) -> None:
+    made = sh("python3 -c 'b = bytearray(200_000_000)'; true", policy=SMALL).park("engine")
+    ending = made.go()
+    assert (ending.exit_code, ending.oom_killed) == (0, True)
+    assert ending.usage.oom_kills >= 1
