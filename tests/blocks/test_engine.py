@@ -295,7 +295,7 @@ def test_an_engine_behind_tls_runs_a_step(
     assert (ending.exit_code, ending.timed_out) == (9, False)
     assert sorted((made.output.count(b"\0"), made.output.count(b"end\n"))) == [1, 3_000_000]
     assert made.container.pidfd == -1
-    assert ending.usage.peak_memory is None
+    assert ending.usage.peak_memory > 0  # said by its own shell
 
 
 # --- images that cannot run here ---
