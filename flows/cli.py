@@ -168,6 +168,12 @@ def _part(family: Commands, name: str, does: str, text: str) -> argparse.Argumen
     return made
 
 
+def _flushed(code: int) -> int:
+    """Return an exit code once all output is out: at exit, a reader that has gone could only be complained about."""
+    sys.stdout.flush()
+    return code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     grammar = parser()
@@ -184,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with uncollected():
             work = getattr(importlib.import_module(module), name)
-        return int(work(given) or 0)
+        return _flushed(int(work(given) or 0))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130

@@ -291,7 +291,7 @@ def torments(line: Any, repo: Path, prompts: list[Path], *, count: int) -> list[
         )
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 def test_runs_with_random_kills_leave_nothing_behind(
     count: int,
     command_line: Callable[..., Any],
