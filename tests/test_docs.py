@@ -124,7 +124,9 @@ def test_the_readme_has_a_prompt():
 
 
 @pytest.mark.docker
-def test_python_in_the_documentation_runs():
+def test_python_in_the_documentation_runs(tmp_path, monkeypatch, signed_images):
+    signed_images(tmp_path)
+    monkeypatch.setenv("WORKFLOWMASTER_HOME", str(tmp_path))
     fences = re.findall(r"```python\n(.*?)```", text("docs/prefect.md"), re.DOTALL)
     names: dict[str, object] = {}
     for fence in fences:
