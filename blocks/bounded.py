@@ -11,6 +11,7 @@ killed process, so whoever sweeps must know of it: see `release`, and docs/decis
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 from contextlib import suppress
@@ -127,13 +128,12 @@ def confirm(pidfd: int, folder: Path, target: str, beside: Iterable[str] = ()) -
     pids of other processes that reach the container's files for it, as gVisor's do; before go none is the step's.
     SandboxUnavailable `mount` then, and where there is no `pidfd` (below 0) to look through.
     """
-    pid = _pid(pidfd)
-    if pid == "-1":
-        return  # dead already; whoever reads it will tell why
-    for one in (pid, *beside):
+    for one in (_pid(pidfd), *beside):
         with suppress(OSError):
             if one and Path(f"/proc/{one}/root{target}").stat().st_dev == folder.stat().st_dev:
                 return
+    if _dead(pidfd):
+        return  # whoever reads it will tell why; asked last, because it may die while it is looked at
     raise SandboxUnavailable(
         f"the engine does not see what this process mounts, so {target} would have no limit: run both in one mount "
         "namespace, or run as a user who is not root (the size is watched then)",
@@ -177,6 +177,15 @@ def _pid(pidfd: int) -> str:
         return ""
     lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
     return next((line.split()[1] for line in lines if line.startswith("Pid:")), "")
+
+
+def _dead(pidfd: int) -> bool:
+    """Whether the process behind a descriptor has ended. Its pid says so only once somebody has taken note of it."""
+    if pidfd < 0:
+        return False
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _found(program: str) -> bool:
