@@ -155,8 +155,10 @@ def test_what_is_still_running_is_killed_with_the_rest(sh: Callable[..., Any]) -
 
 
 def cgroup_of(pid: int) -> str:
+    """Return the cgroup of a living process; empty for none, and for a corpse that nobody has taken note of yet."""
     try:
-        return Path(f"/proc/{pid}/cgroup").read_text()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return "" if state in "ZX" else Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:
         return ""
 
