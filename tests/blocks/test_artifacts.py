@@ -354,15 +354,17 @@ def test_memory_does_not_grow_with_what_is_copied(out: Path, top: Path, tmp_path
 
 def test_a_file_that_changes_while_it_is_read_stays(top: Path, taken: Callable[..., Taken]) -> None:
     (top / "busy").write_bytes(bytes(32 << 20))
-    stop = threading.Event()
+    begun, stop = threading.Event(), threading.Event()
 
     def append() -> None:
         with (top / "busy").open("ab", buffering=0) as file:
             while not stop.is_set():
                 file.write(b"x")
+                begun.set()
 
     writer = threading.Thread(target=append)
     writer.start()
+    begun.wait(30)  # its descriptor is open now, and the same number are open afterwards
     try:
         done = taken()
     finally:
