@@ -92,8 +92,9 @@ def admit(
         # By name once more: a lock or a record is a file, and the rules may have become stricter since it was written.
         said = policies.refused_image(policy, step.image)
         if not said and policy.image not in ("any", "allowed"):
-            found = known.setdefault(step.image, held(step.image, images[step.image], judge, by))
-            said = policies.refused_held(policy, step.image, found)
+            if step.image not in known:
+                known[step.image] = held(step.image, images[step.image], judge, by)
+            said = policies.refused_held(policy, step.image, known[step.image])
         if said:
             refused.setdefault(said, f"  {plan.prompt.path}:{step.source.line}: step {step.id}: {said}")
     # All at once, and each reason once: a matrix of a hundred would say the same a hundred times.
