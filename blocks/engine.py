@@ -53,7 +53,7 @@ class Engine:
         self._lock = threading.Lock()
         self._client: APIClient | None = None
         self._tunnel: Tunnel | None = None
-        self._declared: dict[str, dict[str, Any]] = {}
+        self._images: dict[str, dict[str, Any]] = {}
 
     @property
     def url(self) -> str:
@@ -119,20 +119,22 @@ class Engine:
         return dict(self._config_of(image_id).get("Labels") or {})
 
     def _config_of(self, image_id: str) -> dict[str, Any]:
-        """Return an image's configuration. Asked once for each id: it never changes."""
-        if image_id not in self._declared:
+        """Return an image's configuration."""
+        return dict(self._inspected(image_id).get("Config") or {})
+
+    def _inspected(self, image_id: str) -> dict[str, Any]:
+        """Return what the engine says of an image. Asked once for each id: it never changes."""
+        if image_id not in self._images:
             with engine_trouble(f"inspect image {image_id}"):
-                config = self.client.inspect_image(image_id).get("Config") or {}  # type: ignore[no-untyped-call]
-            self._declared[image_id] = dict(config)
-        return self._declared[image_id]
+                self._images[image_id] = dict(self.client.inspect_image(image_id))  # type: ignore[no-untyped-call]
+        return self._images[image_id]
 
     def must_run(self, image_id: str, reference: str) -> None:
         """Refuse an image for another machine, before anything of it is started. SandboxUnavailable naming both.
 
         Not where the host may emulate that machine, and not where we cannot see whether it does: the runtime will say.
         """
-        with engine_trouble(f"inspect image {reference}"):
-            built_for = str(self.client.inspect_image(image_id).get("Architecture") or "")  # type: ignore[no-untyped-call]
+        built_for = str(self._inspected(image_id).get("Architecture") or "")
         info = self.info
         seen = info.local and info.kernel == os.uname().release
         if seen and foreign(built_for, info.machine) and not any(EMULATORS.glob("qemu-*")):

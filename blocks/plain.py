@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shlex
+import socket
 import threading
 import time
 from pathlib import Path
@@ -23,7 +24,6 @@ from workflowmaster.blocks.reader import Reader
 from workflowmaster.blocks.request import EXCHANGE
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from workflowmaster.blocks.engine import Engine
@@ -130,8 +130,6 @@ def environment_of(spelt: bytes) -> dict[str, str]:
 
 def _feed(stream: socket.socket, file: Path) -> None:
     """Give the command its stdin, and the end of it. In a thread, because a command may never read."""
-    import socket as sockets
-
     with contextlib.suppress(OSError):  # it has ended, or does not want it
         stream.sendall(file.read_bytes())
-        stream.shutdown(sockets.SHUT_WR)
+        stream.shutdown(socket.SHUT_WR)
