@@ -285,7 +285,9 @@ class Walk:
         fields = result.model_dump(
             mode="json", include={"status", "reason", "key", "input_commit", "commit", "exit_code"}
         )
-        journey.audit.append("step.finished", step=step.id, reused=step.id in journey.reused, **fields)
+        reused = step.id in journey.reused
+        journey.journal.append("result", step=step.id, reused=reused, result=result.model_dump(mode="json"))
+        journey.audit.append("step.finished", step=step.id, reused=reused, **fields)
         self.watcher.step_finished(result)
         self.aborted = self.aborted or gates.aborts(step, result)
         self._save_now_and_then()

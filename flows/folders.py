@@ -79,6 +79,11 @@ class Folder:
         return self.path / "audit.jsonl"
 
     @property
+    def journal(self) -> Path:
+        """Small records: attempts, decisions, approvals, keys, results."""
+        return self.path / "records.jsonl"
+
+    @property
     def store(self) -> Path:
         """Folder the private git store lies in; its name, the workflow's id, tells apart the pins of several runs."""
         return self.path

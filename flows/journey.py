@@ -30,6 +30,7 @@ from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.audit import AuditLog
 from workflowmaster.flows.clearing import Clearing
 from workflowmaster.flows.enforcement import insist
+from workflowmaster.flows.journal import Journal
 from workflowmaster.flows.networking import Networking, granted, need_proxy
 from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
@@ -97,6 +98,8 @@ class Journey:
     engine: Engine
     store: Store
     audit: AuditLog
+    journal: Journal
+    """Small records, of which this process is the only writer while it holds the claim."""
     policies: dict[str, SecurityPolicy]
     """Step id → the limits it runs under: its policy, lowered by its own wishes and the operator's settings."""
     user: tuple[int, int]
@@ -215,6 +218,7 @@ class Journey:
         self.git.submit(self.store.close).result()
         self.git.shutdown()
         self.audit.close()
+        self.journal.close()
         self.engine.close()
         self.lock.close()
 
@@ -262,6 +266,7 @@ def prepare(
             settings=settings,
             engine=engine,
             audit=AuditLog(folder.audit),
+            journal=Journal(folder.journal),
             policies=limits,
             secrets=secrets,
             held=held,

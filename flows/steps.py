@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from workflowmaster.flows.parking import Parking
     from workflowmaster.flows.slots import Slots
 
+SHOWN = 2_000
+"""Bytes up to which a part of a step's key is recorded as it is."""
+
 LOGGED_LINES = 2_000
 """Lines of one attempt's output that go to Prefect's log; the file has all of them."""
 
@@ -86,10 +89,28 @@ def result_key(journey: Journey, step: Step, tree: str, *, shared: bool = True) 
 
     `shared=False` gives the key of this workflow alone, for a cached result that cannot be used any more.
 
-    Parts that a later `why` can name one by one: work, policy, image, input tree, environment, agent.
+    Its parts are recorded, so that a later `why` can name those that changed.
     """
+    parts = key_parts(journey, step, tree)
+    owner = "shared" if step.cache and shared else journey.id
+    key = f"{owner}-{hashlib.sha256(canonical([step.id, parts])).hexdigest()}"
+    journey.journal.append("keys", step=step.id, key=key, parts={name: shown(part) for name, part in parts.items()})
+    return key
+
+
+def shown(part: Any) -> Any:
+    """Return a part of a key as it is recorded: itself, or its hash where it is long.
+
+    A step's environment holds the outputs of all before it: written out, a thousand steps would take a million lines.
+    """
+    text = canonical(part)
+    return part if len(text) <= SHOWN else f"sha256:{hashlib.sha256(text).hexdigest()}"
+
+
+def key_parts(journey: Journey, step: Step, tree: str) -> dict[str, Any]:
+    """Return everything that can change a step's outcome, by component: plain JSON values."""
     before = {name: journey.results[name] for name in journey.ancestors[step.id] if name in journey.results}
-    body = {
+    return {
         "work": step.work and step.work.model_dump(exclude={"line"}),
         "check": step.check and step.check.model_dump(exclude={"line"}),
         "kind": step.kind,
@@ -106,8 +127,6 @@ def result_key(journey: Journey, step: Step, tree: str, *, shared: bool = True) 
         "timeout": step.timeout_seconds,
         **({"network": str(reach)} if (reach := reach_of(journey.policies[step.id], step.network)) else {}),
     }
-    owner = "shared" if step.cache and shared else journey.id
-    return f"{owner}-{hashlib.sha256(canonical([step.id, body])).hexdigest()}"
 
 
 @task(persist_result=True, result_serializer="compressed/json", cache_policy=StepKey(), task_run_name="{step_id}")
@@ -180,6 +199,7 @@ def _condition(journey: Journey, step: Step) -> Callable[[Task[Any, Any], TaskRu
 def record_decision(journey: Journey, decision: Decision) -> None:
     """Keep a decision with the run and in the audit log."""
     journey.decisions.append(decision)
+    journey.journal.append("decision", **decision.model_dump(mode="json"))
     journey.audit.append("decision", **decision.model_dump(mode="json"))
 
 

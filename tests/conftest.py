@@ -487,3 +487,15 @@ def _someone_elses(name: str) -> bool:
     if done.returncode or not pid.isdigit():
         return True
     return int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB; skipped where none can be mounted."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted only by root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = [pytest.mark.docker, pytest.mark.prefect]
 
@@ -156,17 +156,6 @@ def test_what_is_cached_is_reused_by_another_run(
     repo.commit({"a.txt": "other\n"})
     third = wm.run(prompt, repo.path)
     assert {name: task["reused"] for name, task in by_id(third.json).items()} == {"slow": False, "quick": False}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs", str(place)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("a small disk can be mounted only by root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_a_disk_that_fills_up_is_named(
