@@ -7,10 +7,10 @@ written. `--check` exits 1 where the file is stale.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
+import generated
 import make_seccomp
 import yaml
 
@@ -30,27 +30,9 @@ def parts() -> dict[str, str]:
     }
 
 
-def fill(page: str) -> str:
-    """Return the page with every marked part replaced. ValueError when a marker is missing."""
-    for name, text in parts().items():
-        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not block.search(page):
-            raise ValueError(f"{PAGE.name}: the markers <!-- {name} --> … <!-- /{name} --> are missing")
-        # A function, because the text holds backslashes.
-        page = block.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page)
-    return page
-
-
 def main(argv: list[str]) -> int:
     """Write or check the page; return the exit code."""
-    written = PAGE.read_text(encoding="utf-8")
-    filled = fill(written)
-    if argv != ["--check"]:
-        PAGE.write_text(filled, encoding="utf-8")
-        return 0
-    if filled != written:
-        sys.stdout.write(f"{PAGE.name} is stale: run scripts/make_policy_docs.py\n")
-    return int(filled != written)
+    return generated.write(PAGE, parts(), argv)
 
 
 def _aliases() -> str:

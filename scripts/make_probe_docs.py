@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
+
+import generated
 
 from workflowmaster import policies
 from workflowmaster.blocks.probes import battery
@@ -39,24 +40,9 @@ def row(cells: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def fill(page: str) -> str:
-    """Return the page with the table replaced. ValueError when its markers are missing."""
-    block = re.compile(r"(<!-- probes -->\n).*?(<!-- /probes -->)", re.DOTALL)
-    if not block.search(page):
-        raise ValueError(f"{PAGE.name}: the markers <!-- probes --> … <!-- /probes --> are missing")
-    return block.sub(lambda found: f"{found[1]}{table()}\n{found[2]}", page)
-
-
 def main(argv: list[str]) -> int:
     """Write or check the page; return the exit code."""
-    written = PAGE.read_text(encoding="utf-8")
-    filled = fill(written)
-    if argv != ["--check"]:
-        PAGE.write_text(filled, encoding="utf-8")
-        return 0
-    if filled != written:
-        sys.stdout.write(f"{PAGE.name} is stale: run scripts/make_probe_docs.py\n")
-    return int(filled != written)
+    return generated.write(PAGE, {"probes": table()}, argv)
 
 
 if __name__ == "__main__":

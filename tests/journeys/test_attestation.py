@@ -136,11 +136,6 @@ def deceiver(tmp_path: Path) -> Iterator[Callable[..., Deceiver]]:
         one.close()
 
 
-@pytest.fixture(scope="module")
-def repo(repository: Callable[..., Any]) -> Any:
-    return repository()
-
-
 def unlimited(_name: str, asked: dict[str, Any]) -> None:
     asked["HostConfig"]["Memory"] = asked["HostConfig"]["MemorySwap"] = 0
 

@@ -46,11 +46,6 @@ PROMPTS: dict[str, tuple[bytes, list[str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def repo(repository: Callable[..., Any]) -> Any:
-    return repository()
-
-
 @pytest.fixture(autouse=True)
 def nothing_half_done(bare: Any, repo: Any, orphans: Callable[[], list[str]]) -> Iterator[None]:
     before, known = repo.state(), set(orphans())

@@ -52,16 +52,6 @@ Answer = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def repo(repository: Callable[..., Any]) -> Any:
-    return repository()
-
-
-@pytest.fixture(scope="module")
-def before(repo: Any) -> dict[str, object]:
-    return repo.state()
-
-
-@pytest.fixture(scope="module")
 def said(wm: Any, repo: Any, before: dict[str, object]) -> Any:
     return wm.run(PROMPT, repo.path, "--input", "greeting=hello $(id) 'quoted'")
 

@@ -66,23 +66,8 @@ head -c 5000000 /dev/zero > large
 
 
 @pytest.fixture(scope="module")
-def repo(repository: Callable[..., Any]) -> Any:
-    return repository()
-
-
-@pytest.fixture(scope="module")
-def before(repo: Any) -> dict[str, object]:
-    return repo.state()
-
-
-@pytest.fixture(scope="module")
 def said(wm: Any, repo: Any, before: dict[str, object], prompt_file: Callable[..., Path]) -> Any:
     return wm.run(prompt_file(PROMPT), repo.path)
-
-
-@pytest.fixture(scope="module")
-def tasks(said: Any) -> dict[str, Answer]:
-    return {task["id"]: task for task in said.json["tasks"]}
 
 
 def test_a_step_below_its_cap_completes(tasks: dict[str, Answer]) -> None:
