@@ -75,6 +75,8 @@ class Container:
         self.pidfd = -1
         self.cgroup: Cgroup | None = None
         self.attested = Attested()
+        self.mark = EDGE + secrets.token_hex(16).encode() + EDGE
+        """What its shell is told at go and says at the end of each stream; secret until then."""
         self.begun = False
         """Whether its command was reached: from here on, doing it again is the step's own affair."""
         self._over = threading.Event()
@@ -209,11 +211,10 @@ class Container:
             raise RuntimeError("run() before park()")
         if set(handout.files) != set(self.request.secrets):
             raise RuntimeError(f"run() with the secrets of {handout} for a request of {self.request.secrets}")
-        mark = EDGE + secrets.token_hex(16).encode() + EDGE
         self._carrier.send()
-        reader = Reader(self, self._engine, mark, sink)
+        reader = Reader(self, self._engine, self.mark, sink)
         self.gone_at = time.monotonic()
-        self._say(self.stream, mark + b"\n" + handout.lines())
+        self._say(self.stream, self.mark + b"\n" + handout.lines())
         return self._read(reader, seconds, growth)
 
     def _say(self, stream: socket.socket, words: bytes) -> None:

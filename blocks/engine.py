@@ -282,16 +282,29 @@ class Engine:
 
     def get(self, container: str, path: str) -> Generator[bytes, None, None]:
         """Yield a directory of a container as a tar stream under its own name. Close it when it is not read on."""
+        return self._stream(f"fetch files from {path}", container, "archive", {"path": path})
+
+    def logs(self, container: str, *, follow: bool) -> Generator[bytes, None, None]:
+        """Yield what its log driver has kept of both streams, in the engine's frames: one an entry, a time before it.
+
+        `follow` waits for more until it has ended. Close it when it is not read on.
+        """
+        asked = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow)}
+        return self._stream("read its log", container, "logs", asked)
+
+    def _stream(self, what: str, container: str, part: str, asked: Mapping[str, Any]) -> Generator[bytes, None, None]:
         import docker.errors
         import requests.exceptions
 
         client = self.client
-        place = f"{client.base_url}/v{client.api_version}/containers/{container}/archive"
+        place = f"{client.base_url}/v{client.api_version}/containers/{container}/{part}"
+        # A step may say nothing for longer than any answer may take.
+        patience = (client.timeout, None) if asked.get("follow") else client.timeout
         # docker-py's own call keeps the answer to itself. One that is neither read to its end nor closed keeps the
         # engine writing, and the container's volumes in use, for as long as we live.
         with (
-            engine_trouble(f"fetch files from {path}"),
-            client.get(place, params={"path": path}, stream=True, timeout=client.timeout) as answer,
+            engine_trouble(what),
+            client.get(place, params=asked, stream=True, timeout=patience) as answer,
         ):
             try:
                 answer.raise_for_status()

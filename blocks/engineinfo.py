@@ -40,6 +40,8 @@ class EngineInfo:
     """As its kernel calls it: `x86_64`."""
     kernel: str = ""
     """Release of its kernel; another one than ours means another machine, or a virtual one."""
+    id: str = ""
+    """What it calls itself, by which two machines know that they use the same one; empty if it has no name."""
 
     @classmethod
     def read(cls, said: Mapping[str, Any], version: Mapping[str, Any], *, api: str, local: bool) -> EngineInfo:
@@ -59,6 +61,7 @@ class EngineInfo:
             flavour="podman" if any("podman" in name.lower() for name in parts) else "docker",
             machine=str(said.get("Architecture", "")),
             kernel=str(said.get("KernelVersion", "")),
+            id=str(said.get("ID", "")),
         )
 
     @property

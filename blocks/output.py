@@ -6,6 +6,7 @@ is exact and never silent: the file ends in a line that says what was cut and by
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, BinaryIO, Self
 
@@ -26,7 +27,8 @@ class Capture:
     """One attempt's log. Call it with bytes; it answers False once the cap is reached.
 
     `lines` is called with each complete line, decoded with replacement, without its end. What `mask` takes out reaches
-    neither; the cap and `size` count what was produced.
+    neither; the cap and `size` count what was produced. `over` is where a file is written over from that an earlier
+    owner has begun: equal output gives equal bytes, so it loses nothing, whenever that is cut short.
     """
 
     def __init__(
@@ -37,13 +39,17 @@ class Capture:
         policy: str,
         lines: Callable[[str], None] | None = None,
         mask: Masking | None = None,
+        over: int | None = None,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.size = 0
         self.capped = False
         self._cap, self._policy, self._lines, self._mask = cap, policy, lines, mask
-        self._file: BinaryIO = path.open("ab")
+        # Not "w": that would empty it first.
+        self._file: BinaryIO = path.open("ab" if over is None or not path.exists() else "r+b")
+        self.start = self._file.seek(*((0, os.SEEK_END) if over is None else (over,)))
+        """Bytes that the file had before."""
         self._rest = b""
         self._unfinished = False
         """Whether the file ends in the middle of a line."""
@@ -107,6 +113,7 @@ class Capture:
     def close(self) -> None:
         """Pass on the last unfinished line and close the file."""
         self._flush_rest()
+        self._file.truncate(self._file.tell())
         self._file.close()
 
     def __enter__(self) -> Self:

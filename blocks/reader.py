@@ -87,7 +87,7 @@ class Reader:
         self.socket, self.pidfd = container.stream, container.pidfd
         self.frames = Frames()
         # stderr first says that the command begins; both end in a mark, and stdout's carries the exit code.
-        self.marks = {1: Marks(mark, expected=1, digits=LAST_DIGITS), 2: Marks(mark, expected=2, digits=0)}
+        self.marks = {1: Marks(mark, expected=1, digits=LAST_DIGITS), 2: Marks(mark + b"\n", expected=2, digits=0)}
         self.usage = Usage()
         self.last_words = b""
         self.begin_seconds: float | None = None

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _GO = 'IFS= read -r wm_go && set -- "$wm_go" "$@" && unset wm_go TINI_KILL_PROCESS_GROUP && '
 _RUN = (
     ". /wm/env && { "
-    'trap : TERM; printf %s "$1" >&2; (shift; exec "$@" </wm/stdin 2>&1); set -- "$1" $?; '
-    'printf %s "$1" >&2; '
+    'trap : TERM; printf "%s\\n" "$1" >&2; (shift; exec "$@" </wm/stdin 2>&1); set -- "$1" $?; '
+    'printf "%s\\n" "$1" >&2; '
 )
 _ACCOUNT = (
     'IFS=" "; m=-1; c=-1; p=-1; o=-1; { cd /sys/fs/cgroup; '
@@ -34,6 +34,9 @@ stdout and stderr share one pipe: in two, the engine mixes up what came first, a
 SIGTERM reaches the step by the engine's init, which passes signals on to its child's whole process group if it is asked
 to by TINI_KILL_PROCESS_GROUP. The trap is ours alone, because a subshell gives traps up: the command gets the signal as
 any program does, and the shell lives to say what became of it. While it is parked it has no trap, and ends.
+
+The marks on stderr end their lines, because the engine's log keeps nothing of a line before its end: so the first one
+stands there before all output, and whoever adopts the container can tell that nothing of its beginning is lost.
 
 Last it reads its own cgroup, as far as it sees one: the host's files for it may be gone before a busy orchestrator has
 looked (3 % of the containers on a loaded machine), and those of an engine elsewhere are never there to look at.

@@ -8,7 +8,9 @@ that says what, where and what to do, never a traceback.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import math
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -25,6 +27,9 @@ exit codes:
   0 done   1 failed   2 invalid input   3 waits for a person   4 infrastructure (Docker, Prefect, disk)
   5 refused by policy   6 budget spent   7 audit broken   130 interrupted
 """
+
+
+WAIT = "wait for the process that works on it to end (default: as long as it takes)"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,8 +92,17 @@ def _running(commands: Commands) -> None:
     approve.add_argument("--step", metavar="S", help="the step; needed when more than one waits")
     approve.add_argument("--deny", action="store_true", help="say no: the step fails")
     for command in (run, resume, approve):
+        command.add_argument("--wait", metavar="SECONDS", nargs="?", type=_seconds, const=math.inf, default=0.0, help=WAIT)
         command.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
         command.add_argument("-v", "--verbose", action="store_true", help="show the steps' output as it comes")
+
+
+def _seconds(text: str) -> float:
+    """Read a number of seconds that one can wait."""
+    with contextlib.suppress(ValueError):
+        if (seconds := float(text)) >= 0:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is no number of seconds; what is not one stands before --wait")
 
 
 def _reading(commands: Commands) -> None:

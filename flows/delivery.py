@@ -14,28 +14,31 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect import flow, get_client, get_run_logger
 from prefect.client.schemas.objects import RunInput, State, TaskRunResult
 from prefect.context import FlowRunContext
+from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Failed, Paused
 from prefect.task_engine import run_task_async
 
-from workflowmaster.blocks.borrowing import borrow
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
-from workflowmaster.flows import admitting, ending, folders, gates, sweeping
+from workflowmaster.flows import admitting, ending, gates, stopping, sweeping
 from workflowmaster.flows.asking import Options
 from workflowmaster.flows.documents import from_server, limited_tags
 from workflowmaster.flows.execution import StepFailed, host_result, in_git
-from workflowmaster.flows.journey import Journey, current, keep, prepare
+from workflowmaster.flows.flowruns import opened, tie
+from workflowmaster.flows.journey import Journey, current, prepare
 from workflowmaster.flows.parking import Parking
+from workflowmaster.flows.reuse import Reuse
 from workflowmaster.flows.scheduling import ReadyQueue
 from workflowmaster.flows.settings import load
 from workflowmaster.flows.slots import Slots
-from workflowmaster.flows.steps import Runtime, result_key, runtimes, task_for
+from workflowmaster.flows.steps import Runtime, runtimes, task_for
 from workflowmaster.flows.watching import Watcher, silent
 from workflowmaster.policies import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
 
     from workflowmaster.flows.plan import Step, StepResult
     from workflowmaster.flows.state import WorkflowState
@@ -45,7 +48,12 @@ prepared: dict[str, tuple[Journey, Watcher]] = {}
 Prefect is imported; a deployment's run finds nothing here and prepares itself."""
 
 
-@flow(name="deliver", flow_run_name="{workflow_id}", persist_result=False)
+@flow(
+    name="deliver",
+    flow_run_name="{workflow_id}",
+    persist_result=False,
+    on_cancellation=[stopping.after_the_end],
+)
 async def deliver(  # noqa: PLR0913 - each is a field of the form in the Prefect UI
     prompt: str,
     workspace: str = ".",
@@ -64,7 +72,7 @@ async def deliver(  # noqa: PLR0913 - each is a field of the form in the Prefect
         inputs: Values of the prompt's inputs.
         max_parallel: Steps at one time.
         agent: Command that does agent steps, with the prompt on its stdin.
-        workflow_id: `new`, except where a run was prepared before.
+        workflow_id: `new`, or the id of a workflow to go on with, by its kept plan.
     """
     journey, watcher = prepared.pop(workflow_id, (None, silent))
     if journey is None:
@@ -76,7 +84,7 @@ async def deliver(  # noqa: PLR0913 - each is a field of the form in the Prefect
             max_parallel=max_parallel,
             agent=agent,
         )
-        journey = await asyncio.to_thread(prepare, options, load())
+        journey = await asyncio.to_thread(opened, workflow_id, lambda: prepare(options, load()))
     return await travel(journey, watcher)
 
 
@@ -84,15 +92,15 @@ async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
     """Work through a prepared journey inside a flow run, and close it. Returns the flow run's final state."""
     token = current.set(journey)
     journey.begun = True
+    alive = asyncio.create_task(stopping.heartbeat(journey))
     try:
         journey.at_begin()
         journey.threads.submit(sweeping.at_start, journey)
         await _begin(journey)
         state = await _work(journey, watcher)
-    except asyncio.CancelledError:
-        # Ended here, so that the flow run is cancelled in the server's eyes and not crashed.
-        journey.interrupted = True
-        state = await ending.conclude(journey, aborted="it was interrupted")
+    except (asyncio.CancelledError, Pause):
+        # Ended here, so that the flow run is cancelled or paused in the server's eyes and not crashed.
+        state = await stopping.conclude(journey)
     except Exception as error:
         journey.crash = error
         # Whatever it was, nobody works on it any more, and the reason must be found where people look.
@@ -100,6 +108,7 @@ async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
         journey.audit.append("workflow.finished", status="failed", reason=str(error))
         raise
     finally:
+        alive.cancel()
         current.reset(token)
         await asyncio.to_thread(journey.close)
     return final_state(state)
@@ -109,8 +118,9 @@ def final_state(state: WorkflowState) -> State[Any]:
     """Say in the UI's words how a workflow ended: the short name is the badge, the sentence is the message."""
     if state.status == "completed":
         return Completed(message=state.reason or "every step completed")
-    if state.status == "waiting":
-        return Paused(name="WaitingForPerson", message=state.reason)
+    if state.status in stopping.PAUSES:
+        # Only a deployment's run can be started again by the server, and so by the UI's Resume.
+        return Paused(name=stopping.PAUSES[state.status], message=state.reason, reschedule=stopping.deployed())
     if state.status == "aborted":
         return Cancelled(name="Aborted", message=state.reason)
     return Failed(name="StepsFailed" if state.status == "partial" else "Failed", message=state.reason)
@@ -121,7 +131,7 @@ async def _begin(journey: Journey) -> None:
     journey.started_at = time.time()
     context = FlowRunContext.get()
     if context and context.flow_run:
-        keep(journey, journey.record.model_copy(update={"flow_run_id": str(context.flow_run.id)}))
+        tie(journey, context.flow_run)
         if context.flow_run.name != journey.id:
             # A deployment's run could not know its id before it began.
             async with get_client() as client:
@@ -152,13 +162,17 @@ async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
         on_attempt=watcher.step_started,
     )
     runtimes[journey.id] = runtime
-    walk = Walk(runtime, queue, watcher)
+    reuse = await Reuse.begin(journey, watcher)
+    # Parked for steps whose results come back, hundreds of containers would be started for nothing.
+    runtime.parking.enabled = not reuse
+    walk = Walk(runtime, queue, watcher, reuse)
     try:
-        await walk.to_the_end()
+        async with stopping.watched(journey):
+            await walk.to_the_end()
         # Before the run's last word in the audit log, which nothing may follow.
         await asyncio.to_thread(journey.network.hush)
         return await ending.conclude(journey, aborted=walk.aborted)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Pause):
         await walk.stop()
         await asyncio.to_thread(journey.network.hush)
         raise
@@ -170,8 +184,8 @@ async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
 class Walk:
     """The scheduler: starts what is ready, most urgent first, and settles what ends."""
 
-    def __init__(self, runtime: Runtime, queue: ReadyQueue, watcher: Watcher) -> None:
-        self.runtime, self.queue, self.watcher = runtime, queue, watcher
+    def __init__(self, runtime: Runtime, queue: ReadyQueue, watcher: Watcher, reuse: Reuse) -> None:
+        self.runtime, self.queue, self.watcher, self.reuse = runtime, queue, watcher, reuse
         self.journey = runtime.journey
         self.active: dict[asyncio.Task[StepResult], Step] = {}
         self.states: dict[str, State[Any]] = {}
@@ -213,11 +227,12 @@ class Walk:
         except WorkspaceError as error:
             return host_result(journey, step, status="failed", reason=str(error))
         journey.inputs[step.id] = commit
-        journey.keys[step.id] = result_key(journey, step, tree)
+        if back := await self.reuse.of(step, tree):
+            return back
+        self.runtime.parking.enabled = True
         state = await self._task(step)
-        found = await self._reused(step, await state.aresult()) if state.name == "Cached" else None
+        found = await self.reuse.taken(step, tree, await state.aresult()) if state.name == "Cached" else None
         if state.name == "Cached" and found is None:
-            journey.keys[step.id] = result_key(journey, step, tree, shared=False)
             state = await self._task(step)
         if state.is_completed():
             return found or await state.aresult()
@@ -234,26 +249,18 @@ class Walk:
         self.states[step.id] = cast("State[Any]", state)  # as `return_type` says
         return self.states[step.id]
 
-    async def _reused(self, step: Step, result: StepResult) -> StepResult | None:
-        """Return a result that came back, with its tree in our store; None if the workflow that made it is gone."""
-        journey = self.journey
-        if result.workflow not in ("", journey.id):
-            onto, lender = journey.inputs[step.id], folders.workflows() / result.workflow
-            commit = await in_git(journey, lambda: borrow(journey.store, lender, result.commit, onto))
-            if commit is None:
-                return None
-            result = result.model_copy(update={"commit": commit, "input_commit": onto})
-        journey.reused.append(step.id)
-        return result
-
     def _before(self, step: Step) -> set[RunInput]:
         """Return the task runs a step follows, for the graph in the UI.
 
         As `wait_for`, Prefect would look into the states and draw an edge from every task that returned an equal short
         string, and would refuse to run a step whose `if` wants it after one that failed.
         """
-        details = [self.states[name].state_details for name in step.needs if name in self.states]
-        return {TaskRunResult(id=known.task_run_id) for known in details if known.task_run_id}
+        return {TaskRunResult(id=row) for name in step.needs if (row := self._row(name))}
+
+    def _row(self, step_id: str) -> UUID | None:
+        """Return the task run that stands for a step in this flow run's graph."""
+        state = self.states.get(step_id)
+        return state.state_details.task_run_id if state else self.reuse.row(step_id)
 
     def _failed(self, step: Step, error: BaseException | None, state: State[Any]) -> StepResult:
         if isinstance(error, StepFailed):
@@ -286,7 +293,10 @@ class Walk:
             mode="json", include={"status", "reason", "key", "input_commit", "commit", "exit_code"}
         )
         reused = step.id in journey.reused
-        journey.journal.append("result", step=step.id, reused=reused, result=result.model_dump(mode="json"))
+        if step.id not in self.reuse.settled:
+            known = {"result": result.model_dump(mode="json"), "flow_run": journey.record.flow_run_id}
+            row = str(self._row(step.id) or "")
+            journey.journal.append("result", step=step.id, reused=reused, task_run=row, **known)
         journey.audit.append("step.finished", step=step.id, reused=reused, **fields)
         self.watcher.step_finished(result)
         self.aborted = self.aborted or gates.aborts(step, result)

@@ -30,10 +30,14 @@ TAIL_LINES = 60
 """Last lines of each log that the report looks at for those that decided."""
 
 
-async def conclude(journey: Journey, *, aborted: str = "") -> WorkflowState:
-    """Compute how the run ended, publish what it made, and write the report and the final state."""
-    status = "aborted" if aborted else final_status(journey.plan.tasks, journey.results)
-    state = journey.state(status=status, reason=aborted or reason(journey), running=())
+async def conclude(journey: Journey, *, aborted: str = "", paused: str = "") -> WorkflowState:
+    """Compute how the run ended, publish what it made, and write the report and the final state.
+
+    `aborted` and `paused` are the reasons of a run that was stopped before its end.
+    """
+    stopped = "aborted" if aborted else "paused" if paused else ""
+    status = stopped or final_status(journey.plan.tasks, journey.results)
+    state = journey.state(status=status, reason=aborted or paused or reason(journey), running=())
     state, files = await _publish(journey, state)
     logs = journey.folder.tails(journey.results, TAIL_LINES)
     state = state.model_copy(update={"report": str(journey.folder.report)})

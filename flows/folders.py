@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import ValidationError
 
 from workflowmaster.blocks.output import tail
-from workflowmaster.flows.plan import Plan
+from workflowmaster.flows.plan import Noun, Plan
 from workflowmaster.flows.settings import home
 from workflowmaster.flows.state import WorkflowState
 
@@ -18,13 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+N = TypeVar("N", bound=Noun)
+
 ID = re.compile(r"[a-z0-9][a-z0-9-]{2,79}")
+VERSION = re.compile(rb'\A\s*\{\s*"schema_version"\s*:\s*(\d{1,9})')
+"""How each of our files begins, whatever else a later version may do to it."""
+LOG = re.compile(r"(.+)\.\d+\.log")
 LONGEST_NAME = 100
 """Letters of a step's id that a file's name shows."""
 
 
 class UnknownWorkflow(LookupError):
-    """No workflow has that id; the message lists what there is."""
+    """No workflow has that id, and the message lists what there is; or what is kept of it cannot be read."""
 
 
 def new_id(now: datetime | None = None) -> str:
@@ -66,7 +74,7 @@ class Folder:
 
     def plan(self) -> Plan:
         """Read the plan the workflow goes by."""
-        return Plan.model_validate_json(self.plan_file.read_bytes())
+        return kept(self.plan_file, Plan)
 
     @property
     def report(self) -> Path:
@@ -112,13 +120,50 @@ class Folder:
         own = [path for path in found if path.name.removeprefix(f"{safe(step)}.").removesuffix(".log").isdigit()]
         return sorted(own, key=lambda path: int(path.name.split(".")[-2]))
 
+    def attempts(self, steps: Iterable[str]) -> dict[str, int]:
+        """Return how many attempts of each step have a log; the folder is read once, however many steps there are."""
+        place = self.path / "logs"
+        names = [LOG.fullmatch(path.name) for path in place.iterdir()] if place.is_dir() else []
+        counts = Counter(found[1] for found in names if found)
+        return {step: counts[safe(step)] for step in steps}
+
     def tails(self, steps: Iterable[str], lines: int) -> dict[str, str]:
         """Return the last lines of each step's last attempt, for those that have a log."""
         return {step: tail(paths[-1], lines) for step in steps if (paths := self.logs(step))}
 
     def state(self) -> WorkflowState:
         """Read the workflow's state."""
-        return WorkflowState.model_validate_json(self.state_file.read_bytes())
+        return kept(self.state_file, WorkflowState)
+
+
+def kept(path: Path, kind: type[N]) -> N:
+    """Read one of a workflow's own files. UnknownWorkflow, with what to do, where it is damaged or gone."""
+    try:
+        data = path.read_bytes()
+        _readable(path, data, kind)
+        return kind.model_validate_json(data)
+    except FileNotFoundError as error:
+        what = "is missing"
+        cause: Exception = error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        what = f"is damaged or of another version ({place + ': ' if place else ''}{first['msg']})"
+        cause = error
+    raise UnknownWorkflow(
+        f"{path}: it {what}. Nothing was changed; `workflowmaster state repair {path.parent.name}` rebuilds what can be"
+    ) from cause
+
+
+def _readable(path: Path, data: bytes, kind: type[Noun]) -> None:
+    """Refuse a file of a newer version before anything else is found wrong with it: that version knows better."""
+    ours = kind.model_fields.get("schema_version")
+    found = VERSION.search(data)
+    if ours and found and int(found[1]) > ours.default:
+        raise UnknownWorkflow(
+            f"{path}: written by a newer version (schema {int(found[1])}, this one reads up to {ours.default}): "
+            "update WorkflowMaster. Nothing was changed"
+        )
 
 
 def workflows() -> Path:

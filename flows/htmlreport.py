@@ -127,7 +127,7 @@ def _why(outcome: Outcome, logs: Mapping[str, str]) -> Markup | None:
         return None
     # The same lines that the terminal shows, so that people who compare the two are not misled.
     lines = decisive(logs.get(culprit.step.id, "")) if culprit else []
-    titles = {"waiting": "What it waits for", "running": "Where it stands"}
+    titles = {"waiting": "What it waits for", "running": "Where it stands", "paused": "Where it stands"}
     return element(
         "section",
         element("h2", titles.get(state.status, "Why it ended this way")),

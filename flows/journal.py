@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Kind = Literal["plan", "claim", "rerun", "keys", "go", "ended", "decision", "approval", "result"]
+Kind = Literal["plan", "claim", "rerun", "keys", "go", "ended", "decision", "approval", "result", "begun", "closed"]
 """What a record is about. Its fields, by kind:
 
 `keys`: `step`, `key`, `parts` (component of the key → its text or hash). `go`: a container is about to be sent off.
 `ended`: its attempt is over. `decision`, `approval`: as decided. `result`: `step`, `result` (StepResult), `reused`.
 `rerun`: `steps` that must run anew, and their `generation`. `claim`: who took the workflow. `plan`: `hash`.
+`begun`: a flow run has taken it over, with what holds for that part. `closed`: how that part ended (`statekeeping.py`).
 """
 SIGNS = 8
 """Hexadecimal digits of a record's checksum, which stands before it with one space between."""

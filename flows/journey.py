@@ -8,7 +8,6 @@ the flow, its tasks and the parking share; it holds handles, not decisions.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shlex
 import threading
@@ -17,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from workflowmaster import policies
 from workflowmaster.blocks.atomic import write_atomically
@@ -28,10 +27,12 @@ from workflowmaster.flows import folders
 from workflowmaster.flows.admitting import admit, pin
 from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.audit import AuditLog
+from workflowmaster.flows.claim import Claim, NeedsPerson, take
 from workflowmaster.flows.clearing import Clearing
 from workflowmaster.flows.enforcement import insist
 from workflowmaster.flows.journal import Journal
 from workflowmaster.flows.networking import Networking, granted, need_proxy
+from workflowmaster.flows.past import Past, past
 from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
 from workflowmaster.flows.secretkeeping import Secrets, resolve
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.parking import Parking
     from workflowmaster.flows.settings import Settings
+    from workflowmaster.flows.stopping import Asked
     from workflowmaster.policies import SecurityPolicy
 
 N = TypeVar("N", int, float)
@@ -58,16 +60,14 @@ current: ContextVar[Journey] = ContextVar("journey")
 with every task run, and Prefect draws an edge for each value it has seen as a result before."""
 
 
-class NeedsPerson(RuntimeError):
-    """The run cannot go on without a person: an agent to be named, an approval to be given, a claim to be freed."""
-
-
 class Record(Noun):
     """A run's own account, beside its state: what it was asked for and what was pinned."""
 
     schema_version: int = 1
     workflow_id: str
     options: Options
+    source: str = ""
+    """Where the prompt lies, as an absolute path; empty where a lock was run."""
     workflow_hash: str
     images: dict[str, str]
     """Image reference → id."""
@@ -103,7 +103,7 @@ class Journey:
     policies: dict[str, SecurityPolicy]
     """Step id → the limits it runs under: its policy, lowered by its own wishes and the operator's settings."""
     user: tuple[int, int]
-    lock: IO[str]
+    claim: Claim
     secrets: Secrets = field(default_factory=Secrets)
     """Values of the secrets that steps name; its text shows none."""
     held: str = ""
@@ -128,6 +128,8 @@ class Journey:
     """What policies were not kept by the engine, step by step: nothing of those steps ran."""
     limited_tags: frozenset[str] = frozenset()
     """Tags that a concurrency limit of the Prefect server names."""
+    past: Past = field(default_factory=Past)
+    """What an earlier part of the run has recorded."""
     attempts: dict[str, int] = field(default_factory=dict)
     """Step id → attempts that an earlier part of the run made, however they ended."""
     exported: str | None = None
@@ -139,7 +141,9 @@ class Journey:
     at_begin: Callable[[], object] = lambda: None
     """Called by the flow as its first act: Prefect has set its own signal handlers by then."""
     interrupted: bool = False
-    """Whether somebody stopped it."""
+    """Whether a signal stopped it."""
+    asked: Asked | None = None
+    """Who asked it to stop, from outside of this process."""
     crash: Exception | None = None
     """What ended the flow itself, kept because Prefect only hands out its text."""
     owner: Owner = field(default_factory=Owner.me)
@@ -189,7 +193,9 @@ class Journey:
         return now.model_copy(update=changes)
 
     def save(self, state: WorkflowState, *, durable: bool = False) -> None:
-        """Write the state for those who watch from outside."""
+        """Write the state for those who watch from outside; of a workflow that was lost it is another's to write."""
+        if self.claim.lost:
+            return
         write_atomically(self.folder.state_file, state.model_dump_json(), durable=durable)
 
     def abandon(self) -> None:
@@ -220,18 +226,26 @@ class Journey:
         self.audit.close()
         self.journal.close()
         self.engine.close()
-        self.lock.close()
+        self.claim.close()
 
 
 def prepare(
-    options: Options, settings: Settings, *, fixed: Fixed | None = None, resume: Folder | None = None
+    options: Options,
+    settings: Settings,
+    *,
+    fixed: Fixed | None = None,
+    resume: Folder | None = None,
+    edited: Plan | None = None,
+    claim: Claim | None = None,
 ) -> Journey:
     """Open everything a run needs, or refuse with the first reason why it cannot work.
 
-    `fixed` is a plan that was locked before; `resume` is the folder of a run to go on with, by its own plan.
+    `fixed` is a plan that was locked before; `resume` is the folder of a run to go on with, by its own plan, or by the
+    one that its `edited` prompt gives now.
+    `claim` is one that is held already; it is given back if the run cannot begin.
     Raises PromptError, PolicyError, WorkspaceError, NeedsPerson, SandboxUnavailable.
     """
-    plan = fixed.plan if fixed else resume.plan() if resume else plan_of(options, settings)
+    plan = fixed.plan if fixed else edited or (resume.plan() if resume else plan_of(options, settings))
     refuse_unmet(plan)
     _need_agent(plan, options.agent or settings.agent)
     limits = {step.id: effective(step, settings) for step in plan.tasks}
@@ -247,7 +261,7 @@ def prepare(
         # As the compiler has read them: typed, and with the defaults of those that were not given.
         options = options.model_copy(update={"inputs": plan.input_values})
     folder = resume or folders.create(folders.new_id())
-    with _undone(folder, new=resume is None) as lock:
+    with _undone(folder, claim, new=resume is None) as claim:
         if resume:
             # What a killed owner left there belongs to its containers: those go first.
             sweep(engine, workflow=resume.id)
@@ -257,7 +271,8 @@ def prepare(
         root = os.geteuid() == 0
         user = (STEP_USER, STEP_USER) if root else (os.geteuid(), os.getegid())
         record = Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images)
-        record = resumed(resume, record) if resume else record
+        known = past(folder.journal)
+        record = resumed(resume, record, known) if resume else sourced(record, fixed)
         write_atomically(folder.record, record.model_dump_json(indent=1))
         return Journey(
             folder=folder,
@@ -271,8 +286,10 @@ def prepare(
             secrets=secrets,
             held=held,
             user=user,
-            lock=lock,
-            attempts={s.id: len(resume.logs(s.id)) for s in plan.tasks} if resume else {},
+            claim=claim,
+            past=known,
+            decisions=list(known.decisions),
+            attempts=resume.attempts(plan.ids) if resume else {},
             exported=(resume.state().commit or None) if resume else None,
             # The last thing that can fail, because it leaves a pin in the user's repository.
             store=Store.open(
@@ -291,15 +308,22 @@ def _keep_prompt(folder: Folder, plan: Plan, prompt: Path) -> None:
         write_atomically(folder.prompt, prompt.read_bytes())
 
 
-def resumed(folder: Folder, record: Record) -> Record:
+def sourced(record: Record, fixed: Fixed | None) -> Record:
+    """Say where the prompt lies, so that a resume sees whether it was edited; of a lock only the lock counts."""
+    return record if fixed else record.model_copy(update={"source": str(Path(record.options.prompt).resolve())})
+
+
+def resumed(folder: Folder, record: Record, known: Past) -> Record:
     """Carry over what an earlier part of the same run knows: its flow run, its pinned images, its approvals."""
     before = _record(folder)
-    carried = {"flow_run_id": before.flow_run_id, "api_url": before.api_url, "approvals": before.approvals}
+    answers = {**before.approvals, **known.approvals}
+    carried = {"flow_run_id": before.flow_run_id, "api_url": before.api_url, "source": before.source}
+    carried |= {"approvals": {step: answer for step, answer in answers.items() if answer}}
     return record.model_copy(update={**carried, "images": {**record.images, **before.images}})
 
 
 def _record(folder: Folder) -> Record:
-    return Record.model_validate_json(folder.record.read_bytes())
+    return folders.kept(folder.record, Record)
 
 
 def keep(journey: Journey, record: Record) -> None:
@@ -309,46 +333,16 @@ def keep(journey: Journey, record: Record) -> None:
 
 
 @contextlib.contextmanager
-def _undone(folder: Folder, *, new: bool) -> Iterator[IO[str]]:
+def _undone(folder: Folder, claim: Claim | None, *, new: bool) -> Iterator[Claim]:
     """Hold the workflow's claim; give it back, and the folder away if it is new, should the preparation fail."""
     try:
         with contextlib.ExitStack() as held:
-            yield held.enter_context(claim(folder))
+            yield held.enter_context(claim or take(folder))
             held.pop_all()
     except BaseException:
         if new:
             remove_tree(folder.path)
         raise
-
-
-def claim(folder: Folder, *, write: bool = True) -> IO[str]:
-    """Lock the workflow for this process until the file is closed; the kernel frees it however the process ends."""
-    file = (folder.path / "claim").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise NeedsPerson(f"{folder.id} is being worked on by {holder}; wait for it or stop it first") from error
-    if write:
-        file.truncate(0)
-        try:
-            file.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-            file.flush()
-        except OSError:
-            file.close()
-            raise
-    return file
-
-
-def claimed(folder: Folder) -> bool:
-    """Return whether a living process holds the workflow."""
-    try:
-        claim(folder, write=False).close()
-    except NeedsPerson:
-        return True
-    return False
 
 
 def effective(step: Step, settings: Settings, base: SecurityPolicy | None = None) -> SecurityPolicy:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.atomic import write_atomically
-from workflowmaster.flows import folders, journey, report, running, serving
+from workflowmaster.flows import folders, report, running, serving
 from workflowmaster.flows.asking import BadOption, Options, inputs, plan_of
 from workflowmaster.flows.audit import AuditLog
-from workflowmaster.flows.journey import Journey, NeedsPerson, Record, prepare
+from workflowmaster.flows.claim import Claim, NeedsPerson, take
+from workflowmaster.flows.journey import Journey, Record, prepare
 from workflowmaster.flows.progress import Progress
 from workflowmaster.flows.settings import Settings, load
 
@@ -53,26 +54,27 @@ def run(given: argparse.Namespace) -> int:
 def resume(given: argparse.Namespace) -> int:
     """Go on with a run: what finished comes back from its results, the rest runs."""
     folder = folders.find(given.id)
-    record = Record.model_validate_json(folder.record.read_bytes())
+    record = folders.kept(folder.record, Record)
     return _go(record.options, load(), given, folder)
 
 
 def approve(given: argparse.Namespace) -> int:
     """Keep a person's answer with the run, and go on with it. An escalated step that is approved is tried again."""
     folder = folders.find(given.id)
-    record = Record.model_validate_json(folder.record.read_bytes())
+    record = folders.kept(folder.record, Record)
     step = _waiting(folder, given.step)
     answer = f"{'denied' if given.deny else 'approved'} by {getpass.getuser()}"
-    lock = journey.claim(folder)
+    held = _take(folder, given)
     try:
         changed = record.model_copy(update={"approvals": {**record.approvals, step: answer}})
         write_atomically(folder.record, changed.model_dump_json(indent=1))
         log = AuditLog(folder.audit)
         log.append("approval", step=step, answer=answer)
         log.close()
-    finally:
-        lock.close()
-    return _go(record.options, load(), given, folder)
+    except BaseException:
+        held.close()
+        raise
+    return _go(record.options, load(), given, folder, held)
 
 
 def _waiting(folder: Folder, name: str | None) -> str:
@@ -90,16 +92,26 @@ def _waiting(folder: Folder, name: str | None) -> str:
     raise NeedsPerson(f"{folder.id}: {what}")
 
 
-def _go(options: Options, settings: Settings, given: argparse.Namespace, folder: Folder | None) -> int:
-    """Prepare while the server starts, run, and say how it ended."""
+def _take(folder: Folder, given: argparse.Namespace) -> Claim:
+    """Claim a workflow, before anything is started for it; with `--wait` as soon as its holder has ended."""
+    return take(folder, wait=given.wait, tell=lambda text: None if given.quiet else sys.stderr.write(f"{text}\n"))
+
+
+def _go(
+    options: Options, settings: Settings, given: argparse.Namespace, folder: Folder | None, held: Claim | None = None
+) -> int:
+    """Prepare while the server starts, run, and say how it ended. `held` is the folder's claim, where it is taken."""
     # Until the flow runs there is nothing to end in order: stopping is the same however it is asked for.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
+        if folder:
+            held = stack.enter_context(held or _take(folder, given))
         own = stack.enter_context(serving.server())
-        opened: Journey = prepare(options, settings, resume=folder)
+        opened: Journey = prepare(options, settings, resume=folder, claim=held)
         progress = stack.enter_context(Progress(opened.plan, quiet=given.quiet))
         if given.verbose:
             progress.show_logs = True
+        opened.claim.tell = progress.note
         progress.note(f"{opened.id}: {opened.plan.name}")
         try:
             state = running.execute(opened, progress, own)

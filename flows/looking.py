@@ -14,7 +14,7 @@ from workflowmaster.blocks.output import follow
 from workflowmaster.flows import audit as auditing
 from workflowmaster.flows import folders, report
 from workflowmaster.flows.asking import BadOption
-from workflowmaster.flows.journey import claimed
+from workflowmaster.flows.claim import claimed
 from workflowmaster.flows.wording import duration, moment
 
 if TYPE_CHECKING:

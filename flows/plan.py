@@ -34,7 +34,7 @@ Phase = Literal[
 ]
 Interpreter = Literal["bash", "sh", "python", "prompt"]
 StepStatus = Literal["pending", "in_progress", "completed", "failed", "skipped", "blocked", "waiting"]
-WorkflowStatus = Literal["running", "completed", "partial", "failed", "aborted", "waiting"]
+WorkflowStatus = Literal["running", "completed", "partial", "failed", "aborted", "waiting", "paused"]
 
 
 class Noun(BaseModel):
@@ -268,6 +268,8 @@ class StepResult(Noun):
     """Path of the raw log, relative to the workflow's folder."""
     started_at: float = 0.0
     """Unix time, seconds."""
+    epoch: int = 0
+    """Epoch of the claim under which it was made; 0 where there was no Prefect server to count them."""
 
 
 class Decision(Noun):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json as json_module
 import sys
 from pathlib import Path
 
 from workflowmaster.blocks.objectstore import WorkspaceError
+from workflowmaster.flows import diskspace
 from workflowmaster.flows.asking import BadOption
+from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.compiled import StaleLock
 from workflowmaster.flows.diagnostics import PromptError, render
 from workflowmaster.flows.folders import UnknownWorkflow
-from workflowmaster.flows.journey import NeedsPerson
 from workflowmaster.flows.settings import SettingsError
 from workflowmaster.policies import PolicyError
 
@@ -30,13 +30,19 @@ def explained(error: Exception, *, json: bool) -> int | None:
     diagnostics = error.diagnostics if isinstance(error, PromptError) else ()
     if json:
         shown = [diagnostic.public() for diagnostic in diagnostics]
-        print(json_module.dumps({"error": str(error), "exit_code": code, "diagnostics": shown}))
+        print(json_module.dumps({"error": _sentence(error), "exit_code": code, "diagnostics": shown}))
     if diagnostics:
         texts = {diagnostic.file: _text(diagnostic.file) for diagnostic in diagnostics}
         sys.stderr.write("\n".join(render(d, texts[d.file]) for d in diagnostics) + "\n")
     else:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_sentence(error)}\n")
     return code
+
+
+def _sentence(error: Exception) -> str:
+    """Return what went wrong, and what those who passed it on have noted about going on from there."""
+    text = diskspace.told(error) if isinstance(error, OSError) and diskspace.is_full(error) else str(error)
+    return ". ".join([text, *getattr(error, "__notes__", ())])
 
 
 def _code(error: Exception) -> int | None:
@@ -53,7 +59,7 @@ def _code(error: Exception) -> int | None:
 
 def _system(error: OSError) -> int | None:
     """Judge what the system refused: a full disk and a silent engine are nobody's input, a bad path is."""
-    if isinstance(error, ConnectionError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, ConnectionError) or diskspace.is_full(error):
         return INFRASTRUCTURE
     named = error.filename is not None or isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))
     return INVALID if named else None

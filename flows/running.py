@@ -11,25 +11,22 @@ import contextlib
 import logging
 import signal
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
-from workflowmaster.flows import embedded, serving
+from workflowmaster.flows import embedded, flowruns, serving
 from workflowmaster.flows.collecting import listed
 from workflowmaster.flows.importing import uncollected
-from workflowmaster.flows.journey import Journey, keep
 from workflowmaster.flows.parking import Parking
 from workflowmaster.flows.scheduling import ReadyQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from prefect.client.schemas.objects import FlowRun
-
     from workflowmaster.flows.embedded import EmbeddedServer
+    from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.state import WorkflowState
     from workflowmaster.flows.watching import Watcher
 
-EXITS = {"completed": 0, "partial": 1, "failed": 1, "aborted": 1, "waiting": 3, "running": 1}
+EXITS = {"completed": 0, "partial": 1, "failed": 1, "aborted": 1, "waiting": 3, "paused": 3, "running": 1}
 """Workflow status → exit code of the command that ran it."""
 
 INFRASTRUCTURE, POLICY = 4, 5
@@ -40,7 +37,7 @@ def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> W
     folder = journey.folder
     try:
         _set_off(journey, watcher, own)
-        with serving.trouble():
+        with _pointing_on(journey), serving.trouble():
             asyncio.run(_until_done(journey))
             if journey.crash:
                 raise journey.crash
@@ -52,6 +49,17 @@ def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> W
     if journey.interrupted:
         raise KeyboardInterrupt
     return folder.state()
+
+
+@contextlib.contextmanager
+def _pointing_on(journey: Journey) -> Iterator[None]:
+    """Note on whatever ends a run that has begun how to go on with it."""
+    try:
+        yield
+    except Exception as error:
+        if journey.begun:
+            error.add_note(f"`workflowmaster resume {journey.id}` goes on from where it stopped")
+        raise
 
 
 def _set_off(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> None:
@@ -114,33 +122,25 @@ async def _until_done(journey: Journey) -> None:
 
 
 async def _flow_run(journey: Journey) -> None:
+    from prefect.exceptions import Abort, Pause
     from prefect.flow_engine import run_flow_async
 
-    from workflowmaster.flows.delivery import deliver, parameters
+    from workflowmaster.flows.delivery import deliver, parameters, prepared
 
     named = deliver.with_options(name=journey.plan.name)
     values = dict(parameters(journey.record.options, journey.id))
-    again = await _again(journey) if journey.record.flow_run_id else None
-    if again:
-        await run_flow_async(named, flow_run=again, parameters=values, return_type="state")
-    else:
-        await named(**values, return_state=True)
-
-
-async def _again(journey: Journey) -> FlowRun | None:
-    """Make the run's earlier flow run startable again; None if the server does not know it (any more)."""
-    from prefect import get_client
-    from prefect.exceptions import ObjectNotFound
-    from prefect.states import Scheduled
-
-    run_id = UUID(journey.record.flow_run_id)
-    async with get_client() as client:
-        try:
-            await client.set_flow_run_state(run_id, Scheduled(), force=True)
-            return await client.read_flow_run(run_id)
-        except ObjectNotFound:
-            keep(journey, journey.record.model_copy(update={"flow_run_id": ""}))
-            return None
+    again, told = await flowruns.again(journey) if journey.record.flow_run_id else (None, "")
+    if told:
+        prepared[journey.id][1].note(told)
+    try:
+        if again:
+            await run_flow_async(named, flow_run=again, parameters=values, return_type="state")
+        else:
+            await named(**values, return_state=True)
+    except (Pause, Abort):
+        # The server would not take the state we ended in, for somebody had paused or ended the flow run there.
+        if not journey.begun:
+            raise
 
 
 def answer(state: WorkflowState) -> dict[str, Any]:

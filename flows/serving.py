@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import SandboxUnavailable
-from workflowmaster.flows import embedded
+from workflowmaster.flows import diskspace, embedded
 from workflowmaster.flows.embedded import EmbeddedServer
 from workflowmaster.flows.settings import home
 
@@ -48,6 +48,12 @@ def api_url() -> str:
     return str(known.get("profiles", {}).get(active, {}).get("PREFECT_API_URL", ""))
 
 
+def lives_on() -> str:
+    """Return the server that this process's flow runs live on, without a password; empty for one of its own."""
+    place = urlsplit("" if _own else api_url())
+    return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
+
+
 @contextlib.contextmanager
 def server() -> Iterator[EmbeddedServer | None]:
     """Provide a Prefect server for what follows: the configured one, or a temporary one of our own.
@@ -68,12 +74,14 @@ def server() -> Iterator[EmbeddedServer | None]:
     # The database holds everything a run prints and is asked.
     (home() / "prefect").mkdir(parents=True, exist_ok=True, mode=0o700)
     own = EmbeddedServer(home()).start()
+    _own.append(own)
     os.environ["PREFECT_API_URL"] = own.url
     _spare_certificates(own.url)
     try:
         yield own
     finally:
         del os.environ["PREFECT_API_URL"]
+        _own.remove(own)
         own.stop()
 
 
@@ -121,6 +129,17 @@ def _silent(url: str, error: Exception) -> SandboxUnavailable:
     )
 
 
+def _unwilling(status: int, path: str) -> SandboxUnavailable:
+    """Say that a server answers and does not do what it is asked, and why that may be."""
+    why = "see its log"
+    if _own:
+        log = home() / "prefect" / "server.log"
+        why = diskspace.cramped(log) or f"see the end of {log}; `workflowmaster doctor` checks the versions it needs"
+    elif status in (401, 403):
+        why = "it wants a key: set PREFECT_API_KEY or PREFECT_API_AUTH_STRING"
+    return SandboxUnavailable(f"the Prefect server {api_url()} answers {status} to {path}: {why}", reason="prefect")
+
+
 @contextlib.contextmanager
 def trouble() -> Iterator[None]:
     """Turn what Prefect raises about a server that went away, or refuses us, into SandboxUnavailable."""
@@ -128,6 +147,8 @@ def trouble() -> Iterator[None]:
 
     try:
         yield
+    except httpx.HTTPStatusError as error:
+        raise _unwilling(error.response.status_code, error.request.url.path) from error
     except httpx.HTTPError as error:
         raise _silent(api_url(), error) from error
     except RuntimeError as error:

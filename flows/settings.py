@@ -43,12 +43,21 @@ def _keys(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+def _anchors(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        kind, _, name = word.partition(":")
+        if not kind or not name:
+            raise ValueError(f"{word!r} is no anchor: write folder:/path, or module:Class of an installed package")
+    return words
+
+
 def _inside(words: tuple[str, ...]) -> tuple[str, ...]:
     Exceptions.of(words)
     return words
 
 
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_listed)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_anchors)]
 PublicKeys = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_keys)]
 PrivateHosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_inside)]
 
@@ -66,6 +75,8 @@ class Settings(BaseSettings):
     """Policy of prompts that name none."""
     max_parallel_tasks: int = Field(default=3, ge=1, le=256)
     """Steps that may run at the same time."""
+    claim_lease_seconds: float = Field(default=20, ge=4, le=600)
+    """Silence, in seconds, after which another machine may take a run over. A sign of life goes out every quarter."""
     default_timeout_seconds: float = Field(default=300, gt=0)
     """Wall time of command steps that name none, in seconds. Not a cap: a policy's maximum is."""
     max_retry_attempts: int = Field(default=3, ge=0, le=20)
@@ -86,6 +97,18 @@ class Settings(BaseSettings):
     """Public keys (base64) of other machines whose signed images are trusted here."""
     private_hosts: PrivateHosts = ()
     """Names, addresses and networks inside the organisation that steps may reach where their lists name them."""
+    audit_enabled: bool = True
+    """Whether the audit log's checkpoints are signed and anchored. The log itself is always kept."""
+    audit_seeds: Path | None = None
+    """Folder for the seeds that audit logs are verified with; another disk's or user's. None: the state directory."""
+    audit_anchors: Words = ()
+    """Where further copies of the audit log's checkpoints go: `folder:/path`, or `module:Class` of a package."""
+    trusted_audit_keys: PublicKeys = ()
+    """Public keys (base64) of other machines whose audit checkpoints hold here."""
+    audit_max_mb: int = Field(default=100, ge=1)
+    """Size in MiB at which a file of the audit log is full."""
+    audit_retention_days: int = Field(default=90, ge=1)
+    """Days after which `clean` drops whole files of the audit log; their checkpoints stay."""
     commit_author: str = "WorkflowMaster <workflowmaster@localhost>"
     """Author of the commits on the run's branch."""
 

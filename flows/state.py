@@ -1,7 +1,7 @@
 """The state of one workflow, derived: a view over the plan, the persisted results and the small records.
 
 Nothing decides by this file. Prefect's persisted results are the truth for finished steps; `WorkflowState` is what
-people, reports and the JSON of `run` read.
+people, reports and the JSON of `run` read. `state.json` is a snapshot of it; how one is made is in `statekeeping.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ FINISHED: frozenset[StepStatus] = frozenset({"completed", "failed", "skipped", "
 class WorkflowState(Noun):
     """One workflow as it stands, self-contained enough to draw its report."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     workflow_id: str
+    journal_at: int = 0
+    """Bytes of the journal that it holds; what is recorded after them is to be added."""
     flow_run_id: str = ""
     plan: Plan
+    plan_hash: str = ""
+    """The plan's hash when the flow began to go by it; empty before."""
     status: WorkflowStatus = "running"
     reason: str = ""
     """Why it ended this way; the first thing a person should read when it did not complete."""

@@ -92,9 +92,12 @@ def result_key(journey: Journey, step: Step, tree: str, *, shared: bool = True) 
     Its parts are recorded, so that a later `why` can name those that changed.
     """
     parts = key_parts(journey, step, tree)
-    owner = "shared" if step.cache and shared else journey.id
+    # What somebody wants to run anew must not come back from elsewhere either.
+    owner = "shared" if step.cache and shared and "generation" not in parts else journey.id
     key = f"{owner}-{hashlib.sha256(canonical([step.id, parts])).hexdigest()}"
-    journey.journal.append("keys", step=step.id, key=key, parts={name: shown(part) for name, part in parts.items()})
+    if journey.past.keyed.get(step.id) != key:
+        journey.past.keyed[step.id] = key
+        journey.journal.append("keys", step=step.id, key=key, parts={name: shown(part) for name, part in parts.items()})
     return key
 
 
@@ -126,6 +129,7 @@ def key_parts(journey: Journey, step: Step, tree: str) -> dict[str, Any]:
         "agent": journey.record.options.agent if step.kind == "agent" else "",
         "timeout": step.timeout_seconds,
         **({"network": str(reach)} if (reach := reach_of(journey.policies[step.id], step.network)) else {}),
+        **({"generation": count} if (count := journey.past.generations.get(step.id, 0)) else {}),
     }
 
 
@@ -165,18 +169,21 @@ def task_for(step: Step, journey: Journey) -> Task[[str], Any]:
     a busy one, again every five seconds. So tags that no concurrency limit names are given once the task has begun.
     """
     tags = tags_of(journey, step)
-    retries = min(step.retries.max, journey.settings.max_retry_attempts)
+    most = min(step.retries.max, journey.settings.max_retry_attempts)
+    # What an earlier part of the run has tried counts: a crash is no way to more attempts.
+    spent = min(journey.past.spent(step.id, journey.keys[step.id]), most)
+    retries = most - spent
     return run_step.with_options(
         name=step.name[:120],
         task_run_name=step.id,
         tags=tags if journey.limited_tags.intersection(tags) else (),
         retries=retries,
-        retry_delay_seconds=delays(step.retries, retries) or 0,
-        retry_condition_fn=_condition(journey, step) if retries else None,
+        retry_delay_seconds=delays(step.retries, most)[spent:] or 0,
+        retry_condition_fn=_condition(journey, step, spent) if retries else None,
     )
 
 
-def _condition(journey: Journey, step: Step) -> Callable[[Task[Any, Any], TaskRun, State[Any]], bool]:
+def _condition(journey: Journey, step: Step, spent: int) -> Callable[[Task[Any, Any], TaskRun, State[Any]], bool]:
     """Return the question Prefect asks after each failed attempt that is not the last."""
 
     def again(_task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -189,7 +196,7 @@ def _condition(journey: Journey, step: Step) -> Callable[[Task[Any, Any], TaskRu
             cause, reason = "policy", str(error)
         else:
             return False
-        decision = worth_retrying(step, attempt=run.run_count, cause=cause, reason=reason)
+        decision = worth_retrying(step, attempt=spent + run.run_count, cause=cause, reason=reason)
         record_decision(journey, decision)
         return decision.verb == "retry"
 
@@ -199,7 +206,8 @@ def _condition(journey: Journey, step: Step) -> Callable[[Task[Any, Any], TaskRu
 def record_decision(journey: Journey, decision: Decision) -> None:
     """Keep a decision with the run and in the audit log."""
     journey.decisions.append(decision)
-    journey.journal.append("decision", **decision.model_dump(mode="json"))
+    key = journey.keys.get(decision.step, "")
+    journey.journal.append("decision", key=key, **decision.model_dump(mode="json"))
     journey.audit.append("decision", **decision.model_dump(mode="json"))
 
 

@@ -23,6 +23,7 @@ from workflowmaster.blocks.engine import OURS, Engine, SandboxUnavailable
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.workspace import WorkspaceError, remove_tree
 from workflowmaster.flows import folders
+from workflowmaster.flows.claim import NeedsPerson, aside
 from workflowmaster.flows.folders import Folder
 
 if TYPE_CHECKING:
@@ -136,11 +137,8 @@ def _left(folder: Folder) -> list[Path]:
 
 def _tidy(folder: Folder, swept: Swept) -> None:
     """Remove a workflow's working folders unless somebody works on it."""
-    # Imported here, for a journey sweeps when it begins.
-    from workflowmaster.flows.journey import NeedsPerson, claim
-
     try:
-        with claim(folder, write=False):
+        with aside(folder):
             swept.mounts += map(str, bounded.release(folder.path))
             for place in _left(folder):
                 place.rename(folder.path / f"{ASIDE}{secrets.token_hex(4)}")

@@ -21,6 +21,10 @@ class Watcher(Protocol):
         """Hear that a step has ended, however it did."""
 
 
+    def note(self, text: str) -> None:
+        """Hear a message about the run as a whole."""
+
+
 class Silent:
     """Nobody watches."""
 
@@ -31,6 +35,9 @@ class Silent:
         """Do nothing."""
 
     def step_finished(self, result: StepResult) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
         """Do nothing."""
 
 

@@ -39,6 +39,7 @@ WORKFLOW_WORDS: Final[dict[WorkflowStatus, str]] = {
     "failed": "Failed",
     "aborted": "Aborted",
     "waiting": "Waiting for a person",
+    "paused": "Paused",
 }
 
 

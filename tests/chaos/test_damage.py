@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +155,15 @@ def damage(path: Path, how: str, where: float = 0.5, bit: int = 0) -> bytes | No
 
 def asked(*words: str) -> tuple[int, str, str]:
     """Run a command that needs no Prefect in this process: exit code, stdout, stderr. Its traceback is the test's."""
-    out, err = StringIO(), StringIO()
+    out, err = TextIOWrapper(BytesIO(), "utf-8"), TextIOWrapper(BytesIO(), "utf-8")
     with redirect_stdout(out), redirect_stderr(err):
         try:
             code = cli.main(words)
         except SystemExit as error:
             code = int(error.code or 0)
-    return code, out.getvalue(), err.getvalue()
+    for stream in (out, err):
+        stream.flush()
+    return code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()
 
 
 def looks(identity: str) -> list[tuple[str, ...]]:

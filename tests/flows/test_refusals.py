@@ -11,10 +11,10 @@ import pytest
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.objectstore import WorkspaceError
 from workflowmaster.flows.asking import BadOption
+from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.compiled import StaleLock
 from workflowmaster.flows.diagnostics import Diagnostic, PromptError
 from workflowmaster.flows.folders import UnknownWorkflow
-from workflowmaster.flows.journey import NeedsPerson
 from workflowmaster.flows.refusals import explained
 from workflowmaster.flows.settings import SettingsError
 from workflowmaster.policies import PolicyError

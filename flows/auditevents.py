@@ -1,0 +1,89 @@
+"""Every event of the audit log: its name, when it is written, how fast it is on the disk, and how grave it is.
+
+One table, so that a reader, a filter and a test can rely on it: a test walks the code and fails at an event that is
+missing here, and docs/audit.md lists them. What is *durable* is chosen by what would be lost: an event that grants,
+refuses or ends something has reached the disk when the call returns. What tells of a container is on its way to the disk
+by then, because a step would wait for it, and a busy disk was seen to take two seconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+When = Literal["now", "soon", "later"]
+Severity = Literal["info", "notice", "warning", "alert"]
+
+
+class Event(NamedTuple):
+    """One kind of event."""
+
+    when: str
+    """When it is written, as the end of a sentence that begins with "when"."""
+    reaches: When = "soon"
+    """`now`: on the disk when the call returns. `soon`: on its way. `later`: with the next of those, or in a group."""
+    severity: Severity = "info"
+
+
+EVENTS: Final[dict[str, Event]] = {
+    "workflow.started": Event("a flow run takes the workflow over, also after a resume", "now"),
+    "workflow.finished": Event("it has ended, or waits for a person; the checkpoint follows", "now"),
+    "workflow.cancelled": Event("somebody cancelled the workflow: who", "now", "notice"),
+    "workflow.paused": Event("somebody paused the workflow: who", "now", "notice"),
+    "plan.compiled": Event("a run was asked for: hashes of prompt and plan, base commit, images"),
+    "settings.effective": Event("a run begins: the settings that differ from their defaults"),
+    "settings.changed": Event("a run goes on under other settings than before", "soon", "notice"),
+    "claim.taken": Event("a process has begun to work on it"),
+    "claim.released": Event("that process has stopped working on it"),
+    "step.started": Event("an attempt of a step begins", "later"),
+    "step.finished": Event("a step has its outcome: status, key, commits"),
+    "step.refused": Event("a policy or a limit was not kept by the engine, and nothing of the step ran", "now", "alert"),
+    "step.retried": Event("a step begins another attempt", "soon", "notice"),
+    "container.created": Event("a container is there and waits for its go"),
+    "container.attested": Event("its limits were read back from the kernel"),
+    "container.started": Event("it gets its go"),
+    "container.finished": Event("it has ended: exit code, usage, what held"),
+    "container.removed": Event("it is gone from the engine", "later"),
+    "policy.applied": Event("a step's limits are settled", "later"),
+    "policy.loosened": Event("a policy grants more than the one it extends, and why", "now", "notice"),
+    "policy.changed": Event("the server's document of a policy sets other limits", "now", "notice"),
+    "policy.refused": Event("a policy refuses the run, or its document grants too much", "now", "alert"),
+    "image.pinned": Event("the policy wants it: what holds an image to its id, and who signed it"),
+    "network.started": Event("a proxy runs for the hosts that steps name"),
+    "network.attempt": Event("a step has asked for a host, allowed or refused", "later"),
+    "secret.used": Event("a container is given secrets: their names", "soon", "notice"),
+    "decision": Event("a failure is decided on: verb and reason; abort and escalate are on the disk at once"),
+    "approval": Event("a person has answered a step", "now", "notice"),
+    "sandbox.retried": Event("the engine failed before any of the step's code ran", "soon", "warning"),
+    "branch.exported": Event("the branch in the user's repository was written", "now"),
+    "forge.written": Event("an issue, a pull request or a review was published", "now"),
+    "swept": Event("what dead owners left in the engine or on the disk was removed"),
+    "anchor.kept": Event("a checkpoint was copied to an anchor that is written once a run"),
+    "anchor.failed": Event("a checkpoint could not be copied to an anchor", "soon", "warning"),
+    "audit.rotated": Event("a file of the log was full: its name, head and size", "soon"),
+    "audit.torn_tail": Event("half a record was cut off, which a killed writer had left", "soon", "warning"),
+    "audit.damaged": Event("the last record cannot be read, and the chain begins anew behind it", "soon", "alert"),
+    "audit.unsigned": Event("a checkpoint could not be signed", "soon", "alert"),
+}
+
+GRAVE_VERBS: Final = frozenset({"abort", "escalate"})
+"""Decisions that end something, and are on the disk before that happens."""
+
+SEALS: Final = frozenset({"workflow.finished"})
+"""Events that end an epoch: their record is under a signed checkpoint when the call returns."""
+
+_UNKNOWN = Event("a version of this product that this one does not know wrote it")
+
+
+def about(event: str) -> Event:
+    """Return what is known of an event; an unknown one is information that reaches the disk soon."""
+    return EVENTS.get(event, _UNKNOWN)
+
+
+def reaches(event: str, fields: Mapping[str, Any]) -> When:
+    """Return how fast this event has to be on the disk."""
+    if event == "decision" and fields.get("verb") in GRAVE_VERBS:
+        return "now"
+    return about(event).reaches

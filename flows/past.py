@@ -1,0 +1,97 @@
+"""What an earlier part of a run has recorded, read once when the run goes on.
+
+The records are read front to back into the few tables that a resume asks: a thousand steps are some thousand lines,
+parsed in milliseconds, and nothing here grows with how often a run was resumed. What the tables say is where to look
+and what was decided; whether a result still holds is asked of Prefect's persisted one, see `reuse.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from workflowmaster.flows.journal import read
+from workflowmaster.flows.plan import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from workflowmaster.flows.journal import Entry
+
+DECIDED = frozenset(Decision.model_fields)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A step's last recorded outcome."""
+
+    key: str
+    result: Mapping[str, Any]
+    """`StepResult` as JSON."""
+    task_run: str
+    """Prefect's task run that made it, or gave it back; empty where none did."""
+    flow_run: str
+    """Flow run in whose graph that task run is."""
+
+
+@dataclass
+class Past:
+    """Everything that was recorded before this part of the run began; empty for a new run."""
+
+    keyed: dict[str, str] = field(default_factory=dict)
+    """Step id → the last key it was given."""
+    finished: dict[str, Finished] = field(default_factory=dict)
+    """Step id → its last outcome."""
+    decisions: list[Decision] = field(default_factory=list)
+    approvals: dict[str, str] = field(default_factory=dict)
+    """Step id → the last answer; empty where it was withdrawn, because the step was changed after it."""
+    generations: dict[str, int] = field(default_factory=dict)
+    """Step id → how often somebody, or a lost result, has made it run anew."""
+    retried: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Step id → key, and failed attempts of it that were to be followed by another one."""
+
+    def spent(self, step_id: str, key: str) -> int:
+        """Return the failed attempts that count against the retries of a step that goes on under this key.
+
+        An attempt that a crash cut short is not one, and a step that had come to its end begins to count anew: whoever
+        resumes a failed run wants it tried.
+        """
+        known, count = self.retried.get(step_id, ("", 0))
+        return count if known == key else 0
+
+
+def past(path: Path) -> Past:
+    """Read the records of a workflow; an empty past where there are none. Damaged lines are left out."""
+    found = Past()
+    for entry in read(path).entries:
+        _take(found, entry)
+    return found
+
+
+def _take(found: Past, entry: Entry) -> None:
+    fields = entry.fields
+    if entry.kind == "keys":
+        found.keyed[fields["step"]] = fields["key"]
+    elif entry.kind == "result":
+        found.retried.pop(fields["step"], None)
+        result = fields["result"]
+        rows = fields.get("task_run", ""), fields.get("flow_run", "")
+        found.finished[fields["step"]] = Finished(result["key"], result, *rows)
+    elif entry.kind == "decision":
+        _decided(found, fields)
+    elif entry.kind == "approval":
+        found.approvals[fields["step"]] = fields["answer"]
+        found.retried.pop(fields["step"], None)
+    elif entry.kind == "rerun":
+        for step in fields["steps"]:
+            found.generations[step] = max(fields["generation"], found.generations.get(step, 0))
+
+
+def _decided(found: Past, fields: Mapping[str, Any]) -> None:
+    decision = Decision.model_validate({name: value for name, value in fields.items() if name in DECIDED})
+    found.decisions.append(decision)
+    if decision.verb == "retry":
+        key = fields.get("key", "")
+        known, count = found.retried.get(decision.step, (key, 0))
+        found.retried[decision.step] = (key, count + 1 if known == key else 1)
