@@ -17,6 +17,7 @@ import secrets
 import select
 import threading
 import time
+from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any
 
 from workflowmaster.blocks import effective
@@ -79,6 +80,8 @@ class Container:
         """What its shell is told at go and says at the end of each stream; secret until then."""
         self.begun = False
         """Whether its command was reached: from here on, doing it again is the step's own affair."""
+        self.left = False
+        """Whether it belongs to another owner by now: it works on, and is neither read, stopped nor removed."""
         self._over = threading.Event()
         self._carrier: Carrier = Shared(request)
 
@@ -264,14 +267,23 @@ class Container:
         if self.id:
             self._engine.kill(self.id)
 
+    def leave(self) -> None:
+        """Let it work on for another owner, from any thread. `run` raises SandboxUnavailable."""
+        self.left = True
+        if self.stream is not None:
+            with contextlib.suppress(OSError):  # its other end has gone
+                self.stream.shutdown(SHUT_RDWR)
+
     def remove(self) -> None:
-        """Close our ends and remove the container, whatever state it is in."""
+        """Close our ends and remove the container, whatever state it is in; one that was left stays."""
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
         if self.stream is not None:
             self.stream.close()
             self.stream = None
+        if self.left:
+            return
         if self.id:
             self._engine.remove(self.id)
         self._carrier.remove()

@@ -46,10 +46,15 @@ class Capture:
         self.size = 0
         self.capped = False
         self._cap, self._policy, self._lines, self._mask = cap, policy, lines, mask
-        # Not "w": that would empty it first.
-        self._file: BinaryIO = path.open("ab" if over is None or not path.exists() else "r+b")
-        self.start = self._file.seek(*((0, os.SEEK_END) if over is None else (over,)))
-        """Bytes that the file had before."""
+        # "ab" makes the file too; "w" would empty it first.
+        self._file: BinaryIO = path.open("ab")
+        self.start = self._file.seek(0, os.SEEK_END)
+        """Bytes that the file had before what is written now."""
+        self._over = over is not None
+        if over is not None:
+            self._file.close()
+            self._file = path.open("r+b")
+            self.start = self._file.seek(min(over, self.start))
         self._rest = b""
         self._unfinished = False
         """Whether the file ends in the middle of a line."""
@@ -113,13 +118,16 @@ class Capture:
     def close(self) -> None:
         """Pass on the last unfinished line and close the file."""
         self._flush_rest()
-        self._file.truncate(self._file.tell())
         self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._flush_rest()
+        if self._over and error is None:
+            # Only of a reading that came to its end is it known that there is no more.
+            self._file.truncate(self._file.tell())
         self.close()
 
 

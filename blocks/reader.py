@@ -159,6 +159,8 @@ class Reader:
             self.usage = usage
 
     def _receive(self) -> None:
+        if self.container.left:
+            raise SandboxUnavailable(f"{self.name} was left to another owner", reason="gone")
         try:
             data = self.socket.recv(CHUNK)
         except OSError:

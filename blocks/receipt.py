@@ -70,5 +70,9 @@ class Receipt(BaseModel):
     """Controls for which there is only the engine's or the runtime's word, because the kernel's is out of reach."""
     absent: tuple[str, ...] = ()
     """What the policy prefers and the host does not have: `control: why`."""
+    adopted: bool = False
+    """Whether its owner died while it ran, or before its outcome was taken in, and another one went on with it."""
+    unwatched_seconds: float = 0.0
+    """From the former owner's last sign of life to the adoption: as long as it went without one, at most."""
     refused: str = ""
     """The sandbox's own reason for not running or for ending the step; empty when the step's code decided."""

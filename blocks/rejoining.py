@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from workflowmaster.blocks.container import Container
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.handout import NOTHING
-from workflowmaster.blocks.reader import GRACE, Reader
+from workflowmaster.blocks.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +46,9 @@ ENTRY, PART = 40, 130
 
 AGAIN = 0.2
 """Seconds before a log is asked for anew whose connection broke while the container runs on."""
+
+READING = 600.0
+"""Seconds in which the log of a container that has ended must be here."""
 
 LATE = 1.0
 """Seconds that the engine may take to note an end: up to them a step that nobody watched counts as in time."""
@@ -182,7 +185,7 @@ class Rejoined(Container):
         self.stream = replay.socket
         reader = Reader(self, self._engine, self.mark, sink)
         try:
-            left = seconds - (time.monotonic() - self.gone_at) if self.running else GRACE
+            left = seconds - (time.monotonic() - self.gone_at) if self.running else READING
             ending = self._read(reader, max(left, 0.0), growth if self.running else None)
         finally:
             replay.close()

@@ -22,7 +22,6 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from workflowmaster.blocks import notes
 from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.refusal import WorkspaceError
 
@@ -109,6 +108,7 @@ def names(sealing: Sealing) -> tuple[str, ...]:
 
 async def at_the_end(journey: Journey, state: WorkflowState) -> None:
     """Copy the last checkpoint to where a run leaves traces: a git note on its branch, an artifact of its flow run."""
+    from workflowmaster.blocks import notes
     from workflowmaster.flows.execution import in_git
     from workflowmaster.flows.sealing import checkpoints
 

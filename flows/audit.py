@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from workflowmaster.blocks import keypair
 from workflowmaster.flows import anchoring, auditkeys
 from workflowmaster.flows.auditevents import SEALS, reaches
-from workflowmaster.flows.auditfiles import End, Tail, ends, is_plain, next_name, records, rotated, tail_of
+from workflowmaster.flows.auditfiles import End, Tail, ends, files, is_plain, next_name, records, rotated, tail_of
 from workflowmaster.flows.auditkeys import AuditBroken, Held
 from workflowmaster.flows.auditline import Frame, composed
 from workflowmaster.flows.sealing import Checkpoint, Sealing, checkpoint_path, digest, write_signed
@@ -92,7 +92,7 @@ class AuditLog:
         self._to_disk(event, fields)
 
     def close(self) -> None:
-        """Wait for the disk and close the files. OSError if what was written did not reach the disk."""
+        """Wait for the disk and close the files."""
         with self._lock:
             if self._closed:
                 return
@@ -101,6 +101,9 @@ class AuditLog:
         try:
             if self._handle >= 0:
                 self._sync()
+        except OSError as error:
+            # What had to be on the disk has said so itself; this is the rest, and more than this is still to be closed.
+            log.warning("the end of the audit log of %s did not reach the disk: %s", self.workflow, error)
         finally:
             for handle in (self._handle, self._key):
                 if handle >= 0:
@@ -325,6 +328,13 @@ class AuditLog:
         # Where the disk is full, the warning is all there can be.
         with suppress(OSError):
             self.append(event, **fields)
+
+
+def insist(path: Path, sealing: Sealing) -> None:
+    """Refuse to go on with a log whose key is missing or damaged, before anything is written. AuditBroken."""
+    sealing.insist()
+    if (files(path) and not is_plain(path)) or (sealing.seeds / auditkeys.SEED).exists():
+        auditkeys.look(auditkeys.key_path(path))
 
 
 def _predecessor(path: Path) -> dict[str, Any]:

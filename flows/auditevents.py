@@ -34,12 +34,14 @@ EVENTS: Final[dict[str, Event]] = {
     "workflow.paused": Event("somebody paused the workflow: who", "now", "notice"),
     "plan.compiled": Event("a run was asked for: hashes of prompt and plan, base commit, images"),
     "settings.effective": Event("a run begins: the settings that differ from their defaults"),
-    "settings.changed": Event("a run goes on under other settings than before", "soon", "notice"),
     "claim.taken": Event("a process has begun to work on it"),
+    "claim.lost": Event("another process has taken it over, and this one stops", "now", "alert"),
     "claim.released": Event("that process has stopped working on it"),
     "step.started": Event("an attempt of a step begins", "later"),
     "step.finished": Event("a step has its outcome: status, key, commits"),
-    "step.refused": Event("a policy or a limit was not kept by the engine, and nothing of the step ran", "now", "alert"),
+    "step.refused": Event(
+        "a policy or a limit was not kept by the engine, and nothing of the step ran", "now", "alert"
+    ),
     "step.retried": Event("a step begins another attempt", "soon", "notice"),
     "container.created": Event("a container is there and waits for its go"),
     "container.attested": Event("its limits were read back from the kernel"),
@@ -60,9 +62,9 @@ EVENTS: Final[dict[str, Event]] = {
     "branch.exported": Event("the branch in the user's repository was written", "now"),
     "forge.written": Event("an issue, a pull request or a review was published", "now"),
     "swept": Event("what dead owners left in the engine or on the disk was removed"),
-    "anchor.kept": Event("a checkpoint was copied to an anchor that is written once a run"),
     "anchor.failed": Event("a checkpoint could not be copied to an anchor", "soon", "warning"),
     "audit.rotated": Event("a file of the log was full: its name, head and size", "soon"),
+    "audit.dropped": Event("files of the log are past `audit_retention_days`, and go", "now", "notice"),
     "audit.torn_tail": Event("half a record was cut off, which a killed writer had left", "soon", "warning"),
     "audit.damaged": Event("the last record cannot be read, and the chain begins anew behind it", "soon", "alert"),
     "audit.unsigned": Event("a checkpoint could not be signed", "soon", "alert"),
@@ -71,7 +73,7 @@ EVENTS: Final[dict[str, Event]] = {
 GRAVE_VERBS: Final = frozenset({"abort", "escalate"})
 """Decisions that end something, and are on the disk before that happens."""
 
-SEALS: Final = frozenset({"workflow.finished"})
+SEALS: Final = frozenset({"workflow.finished", "audit.dropped"})
 """Events that end an epoch: their record is under a signed checkpoint when the call returns."""
 
 _UNKNOWN = Event("a version of this product that this one does not know wrote it")

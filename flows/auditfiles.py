@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from workflowmaster.flows.auditline import Line, genesis, hash_of, parsed
+from workflowmaster.flows.sealing import dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,10 +71,11 @@ def files(log: Path) -> list[Path]:
 
 
 def next_name(log: Path, *, plain: bool = False) -> Path:
-    """Return the name that the present file gets when it is put away."""
-    known = rotated(log)
-    last = _ROTATED.fullmatch(known[-1].name) if known else None
-    return log.with_name(f"audit.{0 if plain else int(last[1]) + 1 if last else 1:06}.jsonl")
+    """Return the name that the present file gets when it is put away: never one that a dropped file had."""
+    gone = dropped(log)
+    names = [*(gone.files if gone else ()), *(path.name for path in rotated(log))]
+    taken = [int(found[1]) for name in names if (found := _ROTATED.fullmatch(name))]
+    return log.with_name(f"audit.{0 if plain else max(taken, default=0) + 1:06}.jsonl")
 
 
 def is_plain(path: Path) -> bool:

@@ -69,8 +69,8 @@ def _here(folder: Folder, asked: Asked) -> dict[str, Any]:
         state = _over(folder.state(), asked)
     elif asked.verb == "pause":
         raise BadOption(
-            f"{folder.id}: nobody works on it, so there is nothing to pause. `workflowmaster resume {folder.id}` goes on, "
-            f"`workflowmaster cancel {folder.id}` closes it"
+            f"{folder.id}: nobody works on it, so there is nothing to pause. `workflowmaster resume {folder.id}` goes "
+            f"on, `workflowmaster cancel {folder.id}` closes it"
         )
     else:
         state = close(folder, asked)
@@ -152,7 +152,10 @@ def _close_row(state: WorkflowState) -> None:
         from workflowmaster.flows import taskrows
 
         with serving.trouble():
-            asyncio.run(taskrows.close_run(state.flow_run_id, name="Cancelled", message=state.reason))
+            from prefect.states import Cancelled
+
+            ended = Cancelled(name="Aborted", message=state.reason)
+            asyncio.run(taskrows.end_run(state.flow_run_id, ended))
 
 
 def _elsewhere(workflow: str, asked: Asked) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -44,6 +44,8 @@ class Checkpoint(Noun):
     """Step that ended last before it; empty at a run's end."""
     made_at: float
     """Unix time, seconds."""
+    record: dict[str, Any] = {}
+    """Content of `run.json`: what the run was asked for, for the day that file is lost."""
     state: WorkflowState
 
     @property

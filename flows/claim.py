@@ -102,6 +102,8 @@ class Claim:
         self.holder = Holder.me(epoch=former.epoch if former else 0)
         self.fresh = False
         """Whether the workflow is new, so that nobody else can know of it."""
+        self.rival = ""
+        """Flow run of whoever holds the workflow, once that has refused it to us."""
         self.until = 0.0
         """When, on `time.monotonic`, waiting for a holder elsewhere ends; 0 is not to wait."""
         self.tell: Callable[[str], object] = lambda _: None
@@ -119,6 +121,11 @@ class Claim:
     def lost(self) -> str:
         """Why the workflow is no longer ours, in a sentence; empty while it is."""
         return self.tenure.lost if self.tenure else ""
+
+    def leaves(self, engine: str) -> bool:
+        """Whether the workflow was lost to somebody on this very engine, who may have adopted what runs there."""
+        successor = self.tenure.successor if self.tenure else None
+        return successor is not None and successor.engine == engine != ""
 
     async def must_hold(self, *, look: bool = False) -> None:
         """Go on only while the workflow is ours: the fence before go, before a result is kept, before publishing.
@@ -166,7 +173,7 @@ def take(folder: Folder, *, wait: float = 0.0, tell: Callable[[str], object] = l
     handle = _locked(folder, until, tell)
     try:
         claim = Claim(folder.id, handle, Holder.read(os.pread(handle, MOST, 0)))
-        claim.fresh, claim.until, claim.tell = not folder.state_file.exists(), until, tell
+        claim.fresh, claim.until, claim.tell = not folder.begun, until, tell
         claim.say(claim.holder)
     except BaseException:
         os.close(handle)
@@ -248,8 +255,8 @@ def _locked(folder: Folder, until: float, tell: Callable[[str], object]) -> int:
 def held(workflow: str, holder: Holder | None, why: str = "") -> str:
     """Return the sentence that refuses a workflow that somebody else holds."""
     return (
-        f"{workflow} is held by {holder or 'another process'}{why}. Wait until it ends (`--wait` waits for that), or stop "
-        "it there: only one process works on a workflow"
+        f"{workflow} is held by {holder or 'another process'}{why}. Wait until it ends (`--wait` waits for that), or "
+        "stop it there: only one process works on a workflow"
     )
 
 
@@ -281,8 +288,9 @@ def _flock(path: Path, handle: int, kind: int) -> bool:
         if error.errno not in CANNOT_LOCK:
             raise
         raise SandboxUnavailable(
-            f"{path}: the file system cannot lock files ({error.strerror}), and without a lock two processes could work "
-            "on one workflow. Put the state directory on a local disk (WORKFLOWMASTER_HOME), or mount its share with locks",
+            f"{path}: the file system cannot lock files ({error.strerror}), and without a lock two processes could work"
+            " on one workflow. Put the state directory on a local disk (WORKFLOWMASTER_HOME), or mount its share with "
+            "locks",
             reason="unsupported",
         ) from error
     return True

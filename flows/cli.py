@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     _writing(commands)
     _running(commands)
+    _stopping(commands)
     _reading(commands)
     _keeping(commands)
     return top
@@ -85,14 +86,21 @@ def _running(commands: Commands) -> None:
     run.add_argument("--workspace", metavar="DIR", default=".", help="directory to work on (default: this one)")
     run.add_argument("--include-dirty", action="store_true", help="take uncommitted changes along as a first commit")
     _asked(run)
+    going_on = run.add_mutually_exclusive_group()
+    text = "go on with the newest run of this prompt here, or with that one"
+    going_on.add_argument("--resume", metavar="ID", nargs="?", const="the newest", help=text)
+    going_on.add_argument("--new", action="store_true", help="start anew, without a word about an unfinished run")
     resume = _command(commands, "resume", "launching:resume", "go on with a run that stopped", json=True)
     resume.add_argument("id", metavar="ID")
+    resume.add_argument("--from", metavar="STEP", dest="start", help="run that step anew, and all that needs it")
+    resume.add_argument("--kept", action="store_true", help="go by the plan as it was kept, though the prompt was edited")
     approve = _command(commands, "approve", "launching:approve", "answer a step that waits, and go on", json=True)
     approve.add_argument("id", metavar="ID")
     approve.add_argument("--step", metavar="S", help="the step; needed when more than one waits")
     approve.add_argument("--deny", action="store_true", help="say no: the step fails")
     for command in (run, resume, approve):
-        command.add_argument("--wait", metavar="SECONDS", nargs="?", type=_seconds, const=math.inf, default=0.0, help=WAIT)
+        wait = command.add_argument("--wait", metavar="SECONDS", nargs="?", type=_seconds, const=math.inf, help=WAIT)
+        wait.default = 0.0
         command.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
         command.add_argument("-v", "--verbose", action="store_true", help="show the steps' output as it comes")
 
@@ -105,8 +113,14 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text} is no number of seconds; what is not one stands before --wait")
 
 
+def _stopping(commands: Commands) -> None:
+    for name, text in (("cancel", "stop a run for good, or close an orphan"), ("pause", "stop a run until `resume`")):
+        _command(commands, name, f"ceasing:{name}", text, json=True).add_argument("id", metavar="ID")
+
+
 def _reading(commands: Commands) -> None:
     _command(commands, "list", "looking:show_list", "list the runs", json=True)
+    _command(commands, "orphans", "orphans:show", "list the runs whose process died", json=True)
     logs = _command(commands, "logs", "looking:logs", "print what the steps printed")
     logs.add_argument("id", metavar="ID")
     logs.add_argument("--step", metavar="S", help="one step's raw output and nothing else")
@@ -116,11 +130,23 @@ def _reading(commands: Commands) -> None:
     report.add_argument("id", metavar="ID", nargs="?", default="latest")
     report.add_argument("-o", "--output", metavar="FILE", help="write it there; - is stdout")
     report.add_argument("--format", choices=("html", "md"), default="html")
+    why = _command(commands, "why", "why:why", "say why steps ran, came back, or did not run", json=True)
+    why.add_argument("step", metavar="STEP", nargs="?", help="one step only")
+    why.add_argument("--id", metavar="ID", default="latest", help="of that run (default: the newest)")
     stats = _command(commands, "stats", "looking:stats", "count runs, steps and containers", json=True)
     stats.add_argument("id", metavar="ID", nargs="?", help="one run only")
-    audit = _command(commands, "audit", "looking:audit", "show or verify a run's audit log", json=True)
-    audit.add_argument("what", choices=("show", "verify"))
-    audit.add_argument("id", metavar="ID", nargs="?", default="latest")
+    _audits(commands)
+
+
+def _audits(commands: Commands) -> None:
+    audit = _whats(_family(commands, "audit", "show, verify or prove by a run's audit log"))
+    show = _part(audit, "show", "auditing:show", "print the records of a run's log")
+    verify = _part(audit, "verify", "auditing:verify", "check a run's log: keys, chain, checkpoints, anchors")
+    prove = _part(audit, "prove", "auditing:prove", "prove the line from the prompt to the pull request")
+    for command in (show, verify, prove):
+        command.add_argument("id", metavar="ID", nargs="?", default="latest")
+    show.add_argument("--since", metavar="TIME", help="records since then: a date and time, or so long ago (2h, 3d)")
+    show.add_argument("--type", metavar="GLOB", help="events of that name, such as `container.*`")
 
 
 def _keeping(commands: Commands) -> None:

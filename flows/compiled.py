@@ -196,10 +196,11 @@ async def deliver_locked(path: Path, *, workspace: str, inputs: dict[str, str], 
     import asyncio
 
     from workflowmaster.flows.delivery import prepared, travel
+    from workflowmaster.flows.flowruns import opened
     from workflowmaster.flows.watching import silent
 
     known = prepared.pop(workflow_id, None)
     if known:
         return await travel(*known)
-    journey = await asyncio.to_thread(journey_of, path, workspace=workspace, inputs=inputs)
+    journey = await asyncio.to_thread(opened, workflow_id, lambda: journey_of(path, workspace=workspace, inputs=inputs))
     return await travel(journey, silent)

@@ -21,8 +21,9 @@ from prefect.task_engine import run_task_async
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
-from workflowmaster.flows import admitting, ending, gates, stopping, sweeping
+from workflowmaster.flows import admitting, ending, epochs, evidence, gates, stopping, sweeping, taskrows
 from workflowmaster.flows.asking import Options
+from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.documents import from_server, limited_tags
 from workflowmaster.flows.execution import StepFailed, host_result, in_git
 from workflowmaster.flows.flowruns import opened, tie
@@ -92,26 +93,43 @@ async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
     """Work through a prepared journey inside a flow run, and close it. Returns the flow run's final state."""
     token = current.set(journey)
     journey.begun = True
-    alive = asyncio.create_task(stopping.heartbeat(journey))
+    alive = asyncio.gather(stopping.heartbeat(journey), taskrows.tidy(journey))
+    state: WorkflowState | None = None
     try:
-        journey.at_begin()
-        journey.threads.submit(sweeping.at_start, journey)
-        await _begin(journey)
-        state = await _work(journey, watcher)
-    except (asyncio.CancelledError, Pause):
-        # Ended here, so that the flow run is cancelled or paused in the server's eyes and not crashed.
-        state = await stopping.conclude(journey)
-    except Exception as error:
-        journey.crash = error
-        # Whatever it was, nobody works on it any more, and the reason must be found where people look.
-        await asyncio.to_thread(journey.save, journey.state(status="failed", reason=str(error), running=()))
-        journey.audit.append("workflow.finished", status="failed", reason=str(error))
+        state = await _to_the_end(journey, watcher)
+    except BaseException as error:
+        if abort := epochs.stopped(journey, error):
+            raise abort from error
         raise
     finally:
         alive.cancel()
         current.reset(token)
         await asyncio.to_thread(journey.close)
+        await epochs.release(journey, forget=state is not None and state.status == "completed")
     return final_state(state)
+
+
+async def _to_the_end(journey: Journey, watcher: Watcher) -> WorkflowState:
+    """Begin, work and conclude; of a workflow that is somebody else's nothing is written."""
+    try:
+        journey.at_begin()
+        journey.threads.submit(sweeping.at_start, journey)
+        await _begin(journey)
+        epochs.keep(journey)
+        return await _work(journey, watcher)
+    except (asyncio.CancelledError, Pause):
+        if journey.claim.lost:
+            raise
+        # Ended here, so that the flow run is cancelled or paused in the server's eyes and not crashed.
+        return await stopping.conclude(journey)
+    except Exception as error:
+        journey.crash = error
+        if not (journey.claim.lost or isinstance(error, NeedsPerson)):
+            # Whatever it was, nobody works on it any more, and the reason must be found where people look.
+            await asyncio.to_thread(journey.save, journey.state(status="failed", reason=str(error), running=()))
+            journey.audit.append("claim.released", claim=journey.claim.epoch)
+            journey.audit.append("workflow.finished", status="failed", reason=str(error))
+        raise
 
 
 def final_state(state: WorkflowState) -> State[Any]:
@@ -129,6 +147,9 @@ def final_state(state: WorkflowState) -> State[Any]:
 async def _begin(journey: Journey) -> None:
     """Tie the run to its flow run, and take over what the server says about policies."""
     journey.started_at = time.time()
+    if not journey.claim.fresh:
+        # Before anything is written: another machine may be at work on it.
+        await epochs.take(journey)
     context = FlowRunContext.get()
     if context and context.flow_run:
         tie(journey, context.flow_run)
@@ -136,7 +157,8 @@ async def _begin(journey: Journey) -> None:
             # A deployment's run could not know its id before it began.
             async with get_client() as client:
                 await client.update_flow_run(context.flow_run.id, name=journey.id)
-    limits, journey.limited_tags = await asyncio.gather(from_server(journey), limited_tags())
+    asked = from_server(journey), limited_tags(), epochs.take(journey)
+    limits, journey.limited_tags, _ = await asyncio.gather(*asked)
     journey.policies |= limits
     journey.audit.append(
         "workflow.started",
@@ -147,8 +169,9 @@ async def _begin(journey: Journey) -> None:
         base=journey.store.base,
         images=journey.record.images,
     )
+    evidence.applied(journey)
     admitting.tell(journey)
-    journey.save(journey.state())
+    await asyncio.to_thread(journey.keeping.begin)
 
 
 async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
@@ -190,7 +213,6 @@ class Walk:
         self.active: dict[asyncio.Task[StepResult], Step] = {}
         self.states: dict[str, State[Any]] = {}
         self.aborted = ""
-        self._saved = time.monotonic()
 
     async def to_the_end(self) -> None:
         """Run until nothing is ready and nothing runs. A failed step stops only what needs it."""
@@ -246,6 +268,8 @@ class Walk:
             return_type="state",
             dependencies={"step_id": self._before(step)},
         )
+        # However it ended: what follows is written down.
+        await self.journey.claim.must_hold()
         self.states[step.id] = cast("State[Any]", state)  # as `return_type` says
         return self.states[step.id]
 
@@ -296,17 +320,12 @@ class Walk:
         if step.id not in self.reuse.settled:
             known = {"result": result.model_dump(mode="json"), "flow_run": journey.record.flow_run_id}
             row = str(self._row(step.id) or "")
+            known |= {"refused": True} if result.reason in journey.refusals else {}
             journey.journal.append("result", step=step.id, reused=reused, task_run=row, **known)
         journey.audit.append("step.finished", step=step.id, reused=reused, **fields)
         self.watcher.step_finished(result)
         self.aborted = self.aborted or gates.aborts(step, result)
-        self._save_now_and_then()
-
-    def _save_now_and_then(self) -> None:
-        """Keep the state file fresh without writing a thousand steps a thousand times."""
-        if time.monotonic() - self._saved > 1.0:
-            self._saved = time.monotonic()
-            self.journey.save(self.journey.state())
+        journey.keeping.settled(step, result, reused=reused)
 
     async def stop(self) -> None:
         """Cancel what runs and wait until its containers are gone."""

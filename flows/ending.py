@@ -14,7 +14,7 @@ from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.forge import ChangedFile, LocalForge, PullRequest
 from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
-from workflowmaster.flows import report
+from workflowmaster.flows import anchoring, evidence, report
 from workflowmaster.flows.execution import in_git
 from workflowmaster.flows.hosting import branch
 from workflowmaster.flows.state import WorkflowState, final_status
@@ -35,18 +35,24 @@ async def conclude(journey: Journey, *, aborted: str = "", paused: str = "") -> 
 
     `aborted` and `paused` are the reasons of a run that was stopped before its end.
     """
+    await journey.claim.must_hold(look=True)
     stopped = "aborted" if aborted else "paused" if paused else ""
     status = stopped or final_status(journey.plan.tasks, journey.results)
     state = journey.state(status=status, reason=aborted or paused or reason(journey), running=())
     state, files = await _publish(journey, state)
     logs = journey.folder.tails(journey.results, TAIL_LINES)
     state = state.model_copy(update={"report": str(journey.folder.report)})
+    journey.keeping.last_checkpoint(state)
     await asyncio.to_thread(write_atomically, journey.folder.report, report.html(state, logs, files=files))
     await _artifact(state, logs)
-    journey.audit.append(
-        "workflow.finished", status=state.status, reason=state.reason, branch=state.branch, commit=state.commit
-    )
+    await asyncio.to_thread(journey.keeping.drain)
+    # Said before it is done, for nothing may follow the end.
+    journey.audit.append("claim.released", claim=journey.claim.epoch)
+    told = {"status": state.status, "reason": state.reason, "branch": state.branch, "commit": state.commit}
+    # In a thread: it waits until the checkpoint is signed and on the disk.
+    await asyncio.to_thread(journey.audit.append, "workflow.finished", **told)
     journey.save(state, durable=True)
+    await anchoring.at_the_end(journey, state)
     if state.status == "completed":
         # Nothing will be built on the base any more; a resume would pin it again.
         await in_git(journey, journey.store.unpin)
@@ -83,6 +89,7 @@ async def _publish(journey: Journey, state: WorkflowState) -> tuple[WorkflowStat
     forge = LocalForge(journey.folder.path)
     made = await asyncio.to_thread(forge.open_pull_request, request)
     journey.audit.append("branch.exported", branch=state.branch, commit=commit, tree=tree_of(journey.store, tip))
+    evidence.published(journey, made)
     return state.model_copy(update={"pull_request": made.location}), files
 
 

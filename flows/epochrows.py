@@ -56,10 +56,10 @@ class Row:
         """Read a Variable's value, whatever a newer version or a person has put into it."""
         try:
             owner = Owner(str(value["host"]), int(value["pid"]), str(value["started"]))
-            words = {name: str(value[name]) for name in ("engine", "flow_run", "command")}
+            words = [str(value[name]) for name in ("engine", "flow_run", "command")]
             # In this order a NaN becomes the shortest.
             numbers = float(value["since"]), min(max(SHORTEST, float(value["lease"])), LONGEST)
-            return cls(number, owner, int(value["beat"]), *numbers, bool(value["released"]), **words)
+            return cls(number, owner, int(value["beat"]), *numbers, bool(value["released"]), *words)
         except (KeyError, TypeError, ValueError):
             return cls(number, None, zlib.crc32(canonical(value)), lease=UNKNOWN)
 
@@ -71,7 +71,9 @@ class Row:
     @property
     def holder(self) -> Holder | None:
         """Whom to name to people."""
-        return self.owner and Holder(self.owner, self.since, self.number, self.command, self.released)
+        if self.owner is None:
+            return None
+        return Holder(self.owner, self.since, self.number, self.command, self.released)
 
 
 @dataclass(frozen=True)

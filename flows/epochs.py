@@ -11,7 +11,7 @@ After that, as after a SIGSTOP, it asks before it sends anything off, keeps a re
 server does not answer, it waits with these. What runs in containers by then goes on: a lease cannot reach them, as it
 cannot when the holder is stopped. Their results are thrown away if the workflow was lost, and nothing outside of the
 sandbox is written. The cost is that a server which is away for longer than a lease holds a run up, and ends it after
-three.
+six.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import httpx
+from prefect.exceptions import Abort
 
 from workflowmaster.blocks.engine import SandboxUnavailable
-from workflowmaster.blocks.owner import Owner
 from workflowmaster.flows.claim import Claim, Holder, NeedsPerson, held
 from workflowmaster.flows.epochrows import Row, Rows
 
@@ -43,7 +43,7 @@ LOOKS = 20
 
 SLOWEST = 1.0
 
-PATIENCE = 3.0
+PATIENCE = 6.0
 """Leases for which a holder waits for a server that does not answer. A restart takes ten seconds."""
 
 LAST_WORDS = 2.0
@@ -146,7 +146,7 @@ class Tenure:
             if time.monotonic() > until:
                 raise SandboxUnavailable(
                     "the Prefect server does not answer, and without it nobody knows whether another machine has taken "
-                    f"this run over. Start it, then go on with `workflowmaster resume`: {PATIENCE:g} leases were waited",
+                    f"this run over. Start it, then `workflowmaster resume` goes on ({PATIENCE:g} leases were waited)",
                     reason="prefect",
                 )
             await asyncio.sleep(min(self.every, SLOWEST))
@@ -258,6 +258,7 @@ class Taking:
             return watch
         waiting = self.claim.until > time.monotonic()
         if verdict == "held" and not waiting:
+            self.claim.rival = newest.flow_run
             raise NeedsPerson(held(self.claim.workflow, newest.holder, ", and gives signs of life"))
         if watch is None:
             who = newest.holder or "another process"
@@ -282,9 +283,39 @@ async def take(journey: Journey) -> None:
     )
     claim.tenure = await Taking(Rows(claim.workflow), claim, wanted).done(_known(journey))
     claim.say(replace(claim.holder, epoch=claim.epoch))
-    who = Owner.labels(claim.holder.owner)
-    journey.journal.append("claim", epoch=claim.epoch, **who)
-    journey.audit.append("claim.taken", epoch=claim.epoch, command=claim.holder.command, **who)
+    who = asdict(claim.holder.owner)
+    journey.journal.append("claim", epoch=claim.epoch, owner=who)
+    journey.audit.append("claim.taken", claim=claim.epoch, owner=who, command=claim.holder.command)
+
+
+def keep(journey: Journey) -> None:
+    """Beat in the background from here on; the present task is cancelled, should the workflow be taken over."""
+    task = asyncio.current_task()
+    if journey.claim.tenure and task:
+        journey.claim.tenure.keep(task.cancel)
+
+
+async def release(journey: Journey, *, forget: bool) -> None:
+    """Stop beating and give the epoch back, after everything else is closed."""
+    if journey.claim.tenure:
+        await journey.claim.tenure.release(forget=forget)
+
+
+def stopped(journey: Journey, error: BaseException) -> Abort | None:
+    """Return what ends the flow of a run whose workflow is somebody else's; None for any other.
+
+    `Abort` leaves the flow run's state alone, which may be the other's by now: the command line tells the reason.
+    """
+    claim, task = journey.claim, asyncio.current_task()
+    if claim.lost:
+        journey.crash = NeedsPerson(f"{journey.id} {claim.lost}. Nothing more was written; it goes on there")
+        journey.audit.append("claim.lost", claim=claim.epoch, reason=claim.lost)
+        if task:
+            task.uncancel()
+        return Abort(str(journey.crash))
+    if isinstance(error, NeedsPerson) and claim.rival and claim.rival == journey.record.flow_run_id:
+        return Abort(str(error))
+    return None
 
 
 def _known(journey: Journey) -> int:

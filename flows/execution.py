@@ -21,7 +21,7 @@ from workflowmaster.blocks.receipt import Receipt
 from workflowmaster.blocks.request import WORKSPACE
 from workflowmaster.blocks.screening import CODE as SECRET
 from workflowmaster.blocks.workspace import Caps, WorkspaceError, prepare, remove_tree
-from workflowmaster.flows import collecting, guarding, invocation
+from workflowmaster.flows import collecting, evidence, guarding, invocation
 from workflowmaster.flows.anew import once_more
 from workflowmaster.flows.networking import traffic_of
 from workflowmaster.flows.plan import Step, StepResult, StepStatus
@@ -67,20 +67,6 @@ class Attempt:
         return self.journey.inputs[self.step.id]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What an attempt came to, before it is a result."""
-
-    receipts: tuple[Receipt, ...]
-    outputs: dict[str, str]
-    commit: str
-    findings: tuple[str, ...]
-    reason: str
-    """Why it failed; empty if it did not."""
-    cause: str
-    artifacts: tuple[Artifact, ...] = ()
-
-
 async def run(attempt: Attempt) -> StepResult:
     """Run the step's work and its check. Raises StepFailed, SandboxUnavailable or WorkspaceError."""
     journey, step = attempt.journey, attempt.step
@@ -102,6 +88,7 @@ async def run(attempt: Attempt) -> StepResult:
         findings=outcome.findings,
         log=str(journey.folder.log(step.id, attempt.number).relative_to(journey.folder.path)),
         started_at=started,
+        epoch=journey.claim.epoch,
     )
     if outcome.reason:
         journey.receipts[step.id] = result.receipts
@@ -144,7 +131,7 @@ async def _work(attempt: Attempt, parked: Parked) -> Outcome:
     journey, step = attempt.journey, attempt.step
     try:
         await _fill(attempt, parked)
-        receipt = await _send(attempt, parked, "work")
+        receipt = await going.send(attempt, parked, "work")
         outputs, taken, fault = await asyncio.get_running_loop().run_in_executor(
             journey.threads, collecting.take_out, journey, parked, step
         )
@@ -198,87 +185,6 @@ def _place_inputs(attempt: Attempt, parked: Parked, commit: str) -> None:
     if attempt.step.inputs:
         for name, data, executable in layering.read(attempt.journey.store, commit, attempt.step.inputs):
             parked.exchange.place(name, data, executable=executable)
-
-
-async def _send(attempt: Attempt, parked: Parked, purpose: str) -> Receipt:
-    """Say go, read to the end, and give the account. A cancelled run stops the container first."""
-    journey, step, container = attempt.journey, attempt.step, parked.container
-    policy = container.request.policy
-    path = journey.folder.log(step.id, attempt.number)
-    journey.audit.append(
-        "container.started",
-        step=step.id,
-        attempt=attempt.number,
-        purpose=purpose,
-        container=container.id,
-        image=container.request.image_id,
-        policy=policy.name,
-        policy_hash=policy.hash,
-    )
-    parked_for, began = time.monotonic() - container.parked_at, time.time()
-
-    growth = guarding.watch(journey.engine, parked)
-    mask, handout = journey.secrets.stream(), journey.secrets.handout(step)
-
-    def go() -> tuple[Ending, int]:
-        with Capture(path, cap=policy.output_cap, policy=policy.name, lines=attempt.lines, mask=mask) as capture:
-            ending = container.run(step.timeout_seconds, capture, growth, handout=handout)
-            if ending.timed_out:
-                capture.note(f"[workflowmaster: stopped after {step.timeout_seconds:g} s, the step's wall time]")
-            if ending.disk_capped and growth:
-                capture.note(f"[workflowmaster: stopped, because it {journey.secrets.text(growth.reason)}]")
-            for note in traffic_of(parked.line).notes():
-                capture.note(journey.secrets.text(note))
-            return ending, capture.size
-
-    work = asyncio.get_running_loop().run_in_executor(journey.threads, go)
-    try:
-        ending, size = await asyncio.shield(work)
-    except asyncio.CancelledError:
-        stopping = asyncio.get_running_loop().run_in_executor(journey.threads, container.stop)
-        # An engine that cannot stop it cannot hide that from the reader either; what counts here is the cancellation.
-        await asyncio.gather(stopping, work, return_exceptions=True)
-        raise
-    receipt = _receipt(parked, ending, purpose).model_copy(
-        update={
-            **guarding.account(parked, ending, growth),
-            **traffic_of(parked.line).account(),
-            "bytes_out": size,
-            "started_at": began,
-            "image": step.image,
-            "start_seconds": container.start_seconds,
-            "parked_seconds": max(parked_for, 0.0),
-            "queued_seconds": max(began - attempt.queued_at, 0.0),
-        }
-    )
-    journey.audit.append("container.finished", step=step.id, **receipt.model_dump(mode="json", exclude={"command"}))
-    return receipt
-
-
-def _receipt(parked: Parked, ending: Ending, purpose: str) -> Receipt:
-    request = parked.container.request
-    return Receipt(
-        container_id=parked.container.id,
-        container_name=request.name,
-        image_id=request.image_id,
-        policy=request.policy.name,
-        policy_hash=request.policy.hash,
-        purpose=purpose,
-        command=request.argv,
-        user=request.user,
-        exit_code=ending.exit_code,
-        signal=signal_of(ending.exit_code),
-        oom_killed=ending.oom_killed,
-        timed_out=ending.timed_out,
-        output_capped=ending.capped,
-        seconds=ending.seconds,
-        begin_seconds=ending.begin_seconds,
-        cpu_seconds=ending.usage.cpu_seconds,
-        peak_memory=ending.usage.peak_memory,
-        peak_pids=ending.usage.peak_pids,
-        refused=ending.error,
-        **parked.container.attested.account(),
-    )
 
 
 async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str, tuple[str, ...]]:
@@ -356,7 +262,9 @@ def _leave(journey: Journey, parked: Parked) -> None:
     def remove() -> None:
         try:
             parked.remove()
-            remove_tree(parked.exchange.folder)
+            if not parked.container.left:
+                evidence.removed(journey, parked.container)
+                remove_tree(parked.exchange.folder)
         except (SandboxUnavailable, WorkspaceError, OSError) as error:
             # The step's outcome stands; what could not be removed is tried again at the end, or by the next run.
             journey.troubled = True
@@ -374,7 +282,7 @@ def host_result(journey: Journey, step: Step, *, status: StepStatus = "completed
     """Return the result of a step that ran on the host, or not at all; its tree is its input tree."""
     commit = journey.inputs.get(step.id, journey.store.base)
     known = {"key": journey.keys.get(step.id, ""), "input_commit": commit, "commit": commit, "started_at": time.time()}
-    return StepResult(step=step.id, status=status, **{**known, **fields})
+    return StepResult(step=step.id, status=status, epoch=journey.claim.epoch, **{**known, **fields})
 
 
 __all__ = ["Attempt", "SandboxUnavailable", "StepFailed", "WorkspaceError", "host_result", "in_git", "run"]

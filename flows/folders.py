@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
+from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.output import tail
+from workflowmaster.flows import journal, schemas, snapshots, statekeeping
 from workflowmaster.flows.plan import Noun, Plan
 from workflowmaster.flows.settings import home
-from workflowmaster.flows.state import WorkflowState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from workflowmaster.flows.state import WorkflowState
+
 N = TypeVar("N", bound=Noun)
+T = TypeVar("T")
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{2,79}")
-VERSION = re.compile(rb'\A\s*\{\s*"schema_version"\s*:\s*(\d{1,9})')
-"""How each of our files begins, whatever else a later version may do to it."""
 LOG = re.compile(r"(.+)\.\d+\.log")
 LONGEST_NAME = 100
 """Letters of a step's id that a file's name shows."""
@@ -73,8 +75,12 @@ class Folder:
         return self.path / "plan.json"
 
     def plan(self) -> Plan:
-        """Read the plan the workflow goes by."""
-        return kept(self.plan_file, Plan)
+        """Read the plan the workflow goes by. UnknownWorkflow if it is damaged, or not the one that was recorded."""
+        return _known(self, lambda: statekeeping.plan(self))
+
+    def earlier_plan(self, workflow_hash: str) -> Path:
+        """Return where a plan is kept that the run went by until its prompt was edited."""
+        return self.path / "plans" / f"{workflow_hash}.json"
 
     @property
     def report(self) -> Path:
@@ -131,39 +137,55 @@ class Folder:
         """Return the last lines of each step's last attempt, for those that have a log."""
         return {step: tail(paths[-1], lines) for step in steps if (paths := self.logs(step))}
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything of the workflow was ever kept: it is more than a folder that is being prepared."""
+        journal_size = self.journal.stat().st_size if self.journal.exists() else 0
+        return self.state_file.exists() or journal_size > 0
+
     def state(self) -> WorkflowState:
-        """Read the workflow's state."""
-        return kept(self.state_file, WorkflowState)
+        """Return the workflow's state: the snapshot, and what was recorded since. UnknownWorkflow if it is lost."""
+        return _known(self, lambda: statekeeping.current(self))
+
+    def write(self, state: WorkflowState) -> None:
+        """Keep how a workflow that nobody works on has ended. The claim must be held."""
+        records = journal.Journal(self.journal)
+        try:
+            records.append("closed", durable=True, **snapshots.closing(state))
+        finally:
+            records.close()
+        snapshots.write(self, self.state(), durable=True)
+
+
+def _known(folder: Folder, read: Callable[[], T]) -> T:
+    """Read something of a workflow. UnknownWorkflow, with what to do, where it is damaged or of a newer version."""
+    try:
+        return read()
+    except ValueError as error:
+        raise _lost(folder, str(error)) from error
 
 
 def kept(path: Path, kind: type[N]) -> N:
     """Read one of a workflow's own files. UnknownWorkflow, with what to do, where it is damaged or gone."""
+    folder = Folder(path.parent)
     try:
-        data = path.read_bytes()
-        _readable(path, data, kind)
-        return kind.model_validate_json(data)
+        return kind.model_validate(schemas.opened(path.read_bytes(), "run"))
     except FileNotFoundError as error:
-        what = "is missing"
-        cause: Exception = error
+        raise _lost(folder, f"{path.name} is missing") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        what = f"is damaged or of another version ({place + ': ' if place else ''}{first['msg']})"
-        cause = error
-    raise UnknownWorkflow(
-        f"{path}: it {what}. Nothing was changed; `workflowmaster state repair {path.parent.name}` rebuilds what can be"
-    ) from cause
+        raise _lost(folder, f"{path.name} is damaged ({snapshots.wrong(error)})") from error
+    except ValueError as error:
+        raise _lost(folder, f"{path.name} {error}") from error
 
 
-def _readable(path: Path, data: bytes, kind: type[Noun]) -> None:
-    """Refuse a file of a newer version before anything else is found wrong with it: that version knows better."""
-    ours = kind.model_fields.get("schema_version")
-    found = VERSION.search(data)
-    if ours and found and int(found[1]) > ours.default:
-        raise UnknownWorkflow(
-            f"{path}: written by a newer version (schema {int(found[1])}, this one reads up to {ours.default}): "
-            "update WorkflowMaster. Nothing was changed"
-        )
+def keep(path: Path, value: Noun) -> None:
+    """Write one of a workflow's own files, atomically and with its checksum; `kept` reads it."""
+    write_atomically(path, schemas.sealed(value.model_dump(mode="json"), indent=1))
+
+
+def _lost(folder: Folder, what: str) -> UnknownWorkflow:
+    mend = "" if schemas.is_newer(what) else f"; `workflowmaster state repair {folder.id}` mends what can be"
+    return UnknownWorkflow(f"{folder.path}: {what}. Nothing was changed{mend}")
 
 
 def workflows() -> Path:
@@ -202,7 +224,7 @@ def everything() -> list[Folder]:
     """Return all workflows, the newest first."""
     if not workflows().is_dir():
         return []
-    made = [Folder(path) for path in workflows().iterdir() if (path / "state.json").exists()]
+    made = filter(lambda folder: folder.begun, map(Folder, workflows().iterdir()))
     return sorted(made, key=lambda folder: (folder.path.stat().st_ctime_ns, folder.id), reverse=True)
 
 

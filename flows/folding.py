@@ -38,6 +38,7 @@ class Fold:
         self.running = dict.fromkeys(base.running)
         self.reused = dict.fromkeys(base.reused)
         self.decisions = list(base.decisions)
+        self.generations = dict(base.generations)
         self.keys = {step: result.key for step, result in base.results.items()}
         """Step → key of its latest attempt, which is the name of its persisted result."""
         self.anew: set[str] = set()
@@ -110,6 +111,7 @@ class Fold:
                 "running": tuple(step for step in self.running if step in ids),
                 "reused": tuple(step for step in self.reused if step in results),
                 "decisions": tuple(self.decisions),
+                "generations": {step: count for step, count in self.generations.items() if step in ids},
                 "issue": issue or self._base.issue,
                 **self._changes,
                 "journal_at": self.at,
@@ -129,11 +131,14 @@ class Fold:
         """A step is about to run, or to come back: what an earlier attempt with another key left is no longer its."""
         step, key = entry.fields["step"], entry.fields["key"]
         known = self.results.get(step)
-        if known and not (known.status == "completed" and known.key == key):
-            self.drop(step)
         self.keys[step] = key
         self.anew.discard(step)
-        self.running[step] = None
+        if known and known.status == "completed" and known.key == key:
+            # It comes back, and says no more; if it does not hold, a `rerun` follows.
+            self.reused[step] = None
+        else:
+            self.drop(step)
+            self.running[step] = None
 
     def _result(self, entry: Entry) -> None:
         given = entry.fields["result"]
@@ -158,11 +163,12 @@ class Fold:
             self.keys.pop(step, None)
             self.running.pop(step, None)
             self.anew.add(step)
+            self.generations[step] = max(entry.fields["generation"], self.generations.get(step, 0))
         if self._now("status") != "running" and entry.fields["steps"]:
             self._changes |= {"status": "partial", "reason": f"to run again: {', '.join(entry.fields['steps'])}"}
 
     def _decision(self, entry: Entry) -> None:
-        decision = Decision.model_validate(entry.fields)
+        decision = Decision.model_validate({name: entry.fields[name] for name in Decision.model_fields})
         if decision not in self.decisions:
             self.decisions.append(decision)
 
@@ -177,9 +183,11 @@ class Fold:
             self._changes["plan"] = self._reload()
         self.running.clear()
         self.reused.clear()
-        self._changes |= {**fields, "status": "running", "reason": "", "seconds": 0.0}
+        known = {name: value for name, value in fields.items() if name in type(self._base).model_fields}
+        self._changes |= {**known, "status": "running", "reason": "", "seconds": 0.0}
 
     def _closed(self, entry: Entry) -> None:
         self.running.clear()
         kept = {name: entry.fields[name] or self._now(name) for name in KEPT}
-        self._changes |= {**entry.fields, **kept}
+        self._changes |= {"status": entry.fields["status"], "reason": entry.fields["reason"], **kept}
+        self._changes["seconds"] = entry.fields["seconds"]

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.forge import IssueRequest, LocalForge
-from workflowmaster.flows import report
+from workflowmaster.flows import evidence, report
 from workflowmaster.flows.execution import host_result
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def _forge(journey: Journey, step: Step) -> StepResult:
     if step.phase == "issue_creation":
         title, body = report.issue_text(journey.plan)
         issue = forge.open_issue(IssueRequest(title=title, body=body, labels=journey.plan.labels))
+        evidence.published(journey, issue)
         return host_result(journey, step, outputs={"issue": issue.location})
     if step.phase == "branch_management":
         return host_result(journey, step, outputs={"branch": branch(journey)})

@@ -23,20 +23,22 @@ from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.workspace import Store, WorkspaceError, remove_tree
-from workflowmaster.flows import folders
+from workflowmaster.flows import evidence, folders
 from workflowmaster.flows.admitting import admit, pin
 from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.audit import AuditLog
+from workflowmaster.flows.audit import insist as insist_on_log
 from workflowmaster.flows.claim import Claim, NeedsPerson, take
 from workflowmaster.flows.clearing import Clearing
 from workflowmaster.flows.enforcement import insist
 from workflowmaster.flows.journal import Journal
+from workflowmaster.flows.keeping import Keeping
 from workflowmaster.flows.networking import Networking, granted, need_proxy
 from workflowmaster.flows.past import Past, past
 from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
+from workflowmaster.flows.sealing import Sealing
 from workflowmaster.flows.secretkeeping import Secrets, resolve
-from workflowmaster.flows.state import WorkflowState
 from workflowmaster.flows.sweeping import emptied, remove_own, sweep
 from workflowmaster.flows.unmet import refuse_unmet
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.parking import Parking
     from workflowmaster.flows.settings import Settings
+    from workflowmaster.flows.state import WorkflowState
     from workflowmaster.flows.stopping import Asked
     from workflowmaster.policies import SecurityPolicy
 
@@ -159,6 +162,7 @@ class Journey:
         """Set when the run is over, for what goes on in the background."""
         self.network = Networking(self)
         """The way to the hosts that steps may reach."""
+        self.keeping = Keeping(self)
         self.steps = {step.id: step for step in self.plan.tasks}
         self.ancestors = ancestors(self.plan.tasks)
 
@@ -174,37 +178,22 @@ class Journey:
 
     def state(self, **changes: object) -> WorkflowState:
         """Draw the state as it stands."""
-        now = WorkflowState(
-            workflow_id=self.id,
-            flow_run_id=self.record.flow_run_id,
-            plan=self.plan,
-            workspace=self.record.options.workspace,
-            images=self.record.images,
-            results=dict(self.results),
-            running=tuple(self.running),
-            reused=tuple(self.reused),
-            decisions=tuple(self.decisions),
-            base_commit=self.store.base,
-            issue=next((r.outputs["issue"] for r in self.results.values() if "issue" in r.outputs), ""),
-            audit_log=str(self.folder.audit),
-            started_at=self.started_at,
-            seconds=time.time() - self.started_at,
-        )
-        return now.model_copy(update=changes)
+        return self.keeping.state().model_copy(update={"seconds": time.time() - self.started_at, **changes})
 
     def save(self, state: WorkflowState, *, durable: bool = False) -> None:
-        """Write the state for those who watch from outside; of a workflow that was lost it is another's to write."""
+        """Keep how this part of the run has ended; of a workflow that was lost it is another's to write."""
         if self.claim.lost:
             return
-        write_atomically(self.folder.state_file, state.model_dump_json(), durable=durable)
+        self.keeping.end(state, durable=durable)
 
     def abandon(self) -> None:
         """Close a run that could not begin. Nothing of it stays: no container; of a new one no pin and no folder."""
-        new = not self.folder.state_file.exists()
+        new = not self.folder.begun
         if new:
             self.git.submit(self.store.unpin).result()
         self.close()
         if new:
+            self.audit.discard()
             remove_tree(self.folder.path)
 
     def close(self) -> None:
@@ -214,10 +203,12 @@ class Journey:
             self.parking.close()
         self.clearing.close()
         self.threads.shutdown(wait=True)
-        self.network.close()
+        self.keeping.close()
+        if not self.claim.leaves(self.engine.info.id):
+            self.network.close()
         if self.troubled:
             remove_own(self.engine, self.id, self.owner)
-        for place in (self.folder.trees, self.folder.exchange):
+        for place in () if self.claim.lost else (self.folder.trees, self.folder.exchange):
             # What cannot be removed now is removed by the next resume, or told by it.
             with contextlib.suppress(WorkspaceError, OSError):
                 remove_tree(place)
@@ -229,7 +220,7 @@ class Journey:
         self.claim.close()
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the workflow
     options: Options,
     settings: Settings,
     *,
@@ -261,8 +252,10 @@ def prepare(
         # As the compiler has read them: typed, and with the defaults of those that were not given.
         options = options.model_copy(update={"inputs": plan.input_values})
     folder = resume or folders.create(folders.new_id())
-    with _undone(folder, claim, new=resume is None) as claim:
+    with _undone(folder, claim, new=resume is None) as mine:
+        sealing = Sealing.of(folder.audit, settings)
         if resume:
+            insist_on_log(folder.audit, sealing)
             # What a killed owner left there belongs to its containers: those go first.
             sweep(engine, workflow=resume.id)
             emptied(resume)
@@ -273,20 +266,20 @@ def prepare(
         record = Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images)
         known = past(folder.journal)
         record = resumed(resume, record, known) if resume else sourced(record, fixed)
-        write_atomically(folder.record, record.model_dump_json(indent=1))
-        return Journey(
+        folders.keep(folder.record, record)
+        journey = Journey(
             folder=folder,
             record=record,
             plan=plan,
             settings=settings,
             engine=engine,
-            audit=AuditLog(folder.audit),
+            audit=AuditLog(folder.audit, sealing),
             journal=Journal(folder.journal),
             policies=limits,
             secrets=secrets,
             held=held,
             user=user,
-            claim=claim,
+            claim=mine,
             past=known,
             decisions=list(known.decisions),
             attempts=resume.attempts(plan.ids) if resume else {},
@@ -299,6 +292,8 @@ def prepare(
                 owner=user if root else None,
             ),
         )
+        evidence.asked(journey)
+        return journey
 
 
 def _keep_prompt(folder: Folder, plan: Plan, prompt: Path) -> None:
@@ -329,7 +324,7 @@ def _record(folder: Folder) -> Record:
 def keep(journey: Journey, record: Record) -> None:
     """Make a changed record the run's own."""
     journey.record = record
-    write_atomically(journey.folder.record, record.model_dump_json(indent=1))
+    folders.keep(journey.folder.record, record)
 
 
 @contextlib.contextmanager

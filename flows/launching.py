@@ -6,15 +6,15 @@ import getpass
 import json
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflowmaster.blocks.atomic import write_atomically
-from workflowmaster.flows import folders, report, running, serving
+from workflowmaster.flows import folders, offering, report, resuming, running, serving
 from workflowmaster.flows.asking import BadOption, Options, inputs, plan_of
 from workflowmaster.flows.audit import AuditLog
 from workflowmaster.flows.claim import Claim, NeedsPerson, take
+from workflowmaster.flows.journal import Journal
 from workflowmaster.flows.journey import Journey, Record, prepare
 from workflowmaster.flows.progress import Progress
 from workflowmaster.flows.settings import Settings, load
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import argparse
 
     from workflowmaster.flows.folders import Folder
+    from workflowmaster.flows.resuming import Wish
     from workflowmaster.flows.state import WorkflowState
 
 INTERRUPTED = 130
@@ -42,20 +43,22 @@ def asked_for(given: argparse.Namespace) -> Options:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Run a prompt file from its first step on."""
+    """Run a prompt file from its first step on, or go on with an unfinished run of it where that is wanted."""
     settings = load()
     options = asked_for(given)
     if not Path(options.workspace).is_dir():
         raise NotADirectoryError(f"--workspace {options.workspace}: no such directory")
     plan_of(options, settings)  # what is wrong with the prompt is said before anything is started
-    return _go(options, settings, given, None)
+    folder = offering.chosen(given, options)
+    if folder:
+        return _again(folder, given, _take(folder, given), kept=False)
+    return _go(options, settings, given)
 
 
 def resume(given: argparse.Namespace) -> int:
     """Go on with a run: what finished comes back from its results, the rest runs."""
     folder = folders.find(given.id)
-    record = folders.kept(folder.record, Record)
-    return _go(record.options, load(), given, folder)
+    return _again(folder, given, _take(folder, given), kept=given.kept, start=given.start)
 
 
 def approve(given: argparse.Namespace) -> int:
@@ -66,15 +69,17 @@ def approve(given: argparse.Namespace) -> int:
     answer = f"{'denied' if given.deny else 'approved'} by {getpass.getuser()}"
     held = _take(folder, given)
     try:
-        changed = record.model_copy(update={"approvals": {**record.approvals, step: answer}})
-        write_atomically(folder.record, changed.model_dump_json(indent=1))
         log = AuditLog(folder.audit)
+        changed = record.model_copy(update={"approvals": {**record.approvals, step: answer}})
+        folders.keep(folder.record, changed)
+        with closing(Journal(folder.journal)) as records:
+            records.append("approval", durable=True, step=step, answer=answer)
         log.append("approval", step=step, answer=answer)
         log.close()
     except BaseException:
         held.close()
         raise
-    return _go(record.options, load(), given, folder, held)
+    return _again(folder, given, held, kept=True)
 
 
 def _waiting(folder: Folder, name: str | None) -> str:
@@ -97,17 +102,33 @@ def _take(folder: Folder, given: argparse.Namespace) -> Claim:
     return take(folder, wait=given.wait, tell=lambda text: None if given.quiet else sys.stderr.write(f"{text}\n"))
 
 
+def _again(folder: Folder, given: argparse.Namespace, held: Claim, *, kept: bool, start: str | None = None) -> int:
+    """Go on with a claimed run; unless `kept`, with what its prompt says by now."""
+    settings = load()
+    try:
+        asked = resuming.wish(folder, settings, kept=kept, start=start)
+        sys.stderr.writelines(f"{line}\n" for line in asked.told)
+    except BaseException:
+        held.close()
+        raise
+    return _go(asked.options, settings, given, asked, held)
+
+
 def _go(
-    options: Options, settings: Settings, given: argparse.Namespace, folder: Folder | None, held: Claim | None = None
+    options: Options,
+    settings: Settings,
+    given: argparse.Namespace,
+    asked: Wish | None = None,
+    held: Claim | None = None,
 ) -> int:
-    """Prepare while the server starts, run, and say how it ended. `held` is the folder's claim, where it is taken."""
+    """Prepare while the server starts, run, and say how it ended. `held` is the claim of the run that is asked for."""
     # Until the flow runs there is nothing to end in order: stopping is the same however it is asked for.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
-        if folder:
-            held = stack.enter_context(held or _take(folder, given))
+        if held:
+            stack.enter_context(held)
         own = stack.enter_context(serving.server())
-        opened: Journey = prepare(options, settings, resume=folder, claim=held)
+        opened = _opened(options, settings, asked, held)
         progress = stack.enter_context(Progress(opened.plan, quiet=given.quiet))
         if given.verbose:
             progress.show_logs = True
@@ -117,12 +138,25 @@ def _go(
             state = running.execute(opened, progress, own)
         except KeyboardInterrupt:
             progress.close()
-            if not opened.folder.state_file.exists():
+            if not opened.folder.begun:
                 raise  # nothing has begun
             _say(given, opened.folder.state())
             return INTERRUPTED
     _say(given, state)
     return running.exit_code(state, infrastructure=bool(opened.infrastructure), refused=bool(opened.refusals))
+
+
+def _opened(options: Options, settings: Settings, asked: Wish | None, held: Claim | None) -> Journey:
+    """Open a run, or one that was begun with what is asked of it now."""
+    if asked is None:
+        return prepare(options, settings, claim=held)
+    opened = prepare(options, settings, resume=asked.folder, edited=asked.edited, claim=held)
+    try:
+        resuming.apply(opened, asked)
+    except BaseException:
+        opened.abandon()
+        raise
+    return opened
 
 
 def _say(given: argparse.Namespace, state: WorkflowState) -> None:

@@ -1,4 +1,4 @@
-"""The commands that read back what runs have left: `list`, `logs`, `report`, `stats`, `audit`."""
+"""The commands that read back what runs have left: `list`, `logs`, `report`, `stats`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.output import follow
-from workflowmaster.flows import audit as auditing
 from workflowmaster.flows import folders, report
 from workflowmaster.flows.asking import BadOption
 from workflowmaster.flows.claim import claimed
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from workflowmaster.blocks.receipt import Receipt
     from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.state import WorkflowState
-
-BROKEN = 7
 
 
 def out(text: str) -> None:
@@ -213,31 +210,3 @@ def _quantiles(values: list[float]) -> dict[str, float | None]:
         return {"p50": only, "p90": only, "p99": only}
     cuts = statistics.quantiles(values, n=100, method="inclusive")
     return {"p50": round(cuts[49], 3), "p90": round(cuts[89], 3), "p99": round(cuts[98], 3)}
-
-
-def audit(given: argparse.Namespace) -> int:
-    """Show a run's audit log, or verify its chain; exit code 7 and the first bad record if it does not hold."""
-    folder = folders.find(given.id)
-    if given.what == "show":
-        for record in auditing.records(folder.audit):
-            out(json.dumps(record) if given.json else _line(record))
-        return 0
-    try:
-        ended = folder.state().status != "running" and not claimed(folder)
-        count = auditing.verify(folder.audit, ended=ended)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        if given.json:
-            out(json.dumps({"workflow_id": folder.id, "holds": False, "error": str(error)}))
-        return BROKEN
-    out(
-        json.dumps({"workflow_id": folder.id, "records": count, "holds": True})
-        if given.json
-        else f"{count} records hold"
-    )
-    return 0
-
-
-def _line(record: dict[str, Any]) -> str:
-    rest = {k: v for k, v in record.items() if k not in ("seq", "ts", "event", "prev", "hash")}
-    return f"{record['seq']:>5}  {moment(record['ts'])}  {record['event']:<20}  {json.dumps(rest)}"

@@ -4,10 +4,10 @@ What is near is believed first: whether a process of this machine works on a wor
 the kernel frees the moment that process ends, and keeps for one that is only stopped. No clock has a say in it. Only
 where there is no lock to look at, on other machines, do signs of life decide (`signs`), and there silence has to last.
 
-The hard choice is what may go on by itself. The original resumed the first orphan it met, whatever it had been asked to
-do; here a run only ever goes on as itself, by its own kept plan, and one that was cancelled, is old, has got nowhere, or
-has died again and again without finishing a step waits for a person. The cost is that a run which a power cut killed in
-its first step of twenty, after an important one had failed, has to be resumed by hand.
+The hard choice is what may go on by itself. The original resumed the first orphan it met, whatever it had been asked
+to do; here a run only ever goes on as itself, by its own kept plan, and one that was cancelled, is old, has got
+nowhere, or has died again and again without finishing a step waits for a person. The cost is that a run which a power
+cut killed in its first step of twenty, after an important one had failed, has to be resumed by hand.
 """
 
 from __future__ import annotations
@@ -115,34 +115,42 @@ def detect_orphaned_workflows(*, server: bool = True) -> list[Orphan]:
     With `server=False`, or where none is configured, nobody but the file system is asked: a thousand workflows take a
     tenth of a second. Raises SandboxUnavailable if the server does not answer.
     """
+    near = list(_near())
     if not (server and serving.api_url()):
-        return list(_near(None))
+        return list(_judged(near, None))
     with serving.server(), serving.trouble():
-        from workflowmaster.flows.signs import look
-
-        return asyncio.run(_everywhere(look))
+        return asyncio.run(_with_server(near))
 
 
 async def everywhere() -> list[Orphan]:
     """Do the same from within an event loop, in a process that has its Prefect server already."""
+    return await _with_server(await asyncio.to_thread(lambda: list(_near())))
+
+
+async def _with_server(near: list[Near]) -> list[Orphan]:
     from workflowmaster.flows.signs import look
 
-    return await _everywhere(look)
+    signs = await look([one.state.flow_run_id for one in near if one.state and one.state.flow_run_id])
+    return [*await asyncio.to_thread(lambda: list(_judged(near, signs))), *_far(signs)]
 
 
-async def _everywhere(look: Any) -> list[Orphan]:
-    signs = await look()
-    near = await asyncio.to_thread(lambda: list(_near(signs)))
-    return [*near, *_far(signs)]
+@dataclass(frozen=True)
+class Near:
+    """A workflow of this state directory that has not ended and that no process of this machine holds."""
+
+    folder: Folder
+    state: WorkflowState | None
+    wrong: str
+    """Why there is no state."""
 
 
-def _near(signs: Signs | None) -> Iterator[Orphan]:
+def _near() -> Iterator[Near]:
     for folder in _folders():
-        if _ended(folder):
+        if _ended(folder) or claim.holder_of(folder) is not None:
             continue
-        holder = claim.holder_of(folder)
-        if holder is None and not (signs and signs.alive(folder.id)):
-            yield from _seen(folder, signs)
+        if folder.begun or folder.record.exists() or folder.plan_file.exists():
+            yield Near(folder, *_state(folder))
+        # Otherwise there is nothing but an empty folder, and somebody may be about to fill it.
 
 
 def _folders() -> list[Folder]:
@@ -163,23 +171,24 @@ def _ended(folder: Folder) -> bool:
     return bool(data) and not later and not UNFINISHED.search(data) and data.rstrip().endswith(b"}")
 
 
-def _seen(folder: Folder, signs: Signs | None) -> Iterator[Orphan]:
-    """Look closely at a workflow that nobody holds."""
-    state, wrong = _state(folder)
-    run = signs.run_of(folder.id, state.flow_run_id if state else "") if signs else None
-    status = state.status if state else "?" if folder.state_file.exists() else ""
-    if not orphaned(Sight(status, flow_run=run.state if run else "")):
-        return
-    # It may have been taken up since the lock was looked at: a state that says `running` is then a living run's.
-    if claim.holder_of(folder) is not None:
-        return
-    if status == "" and not (folder.record.exists() or folder.plan_file.exists()):
-        return  # of this one there is nothing but an empty folder, and somebody may be about to fill it
-    yield _orphan(folder, state, wrong, run)
+def _judged(near: list[Near], signs: Signs | None) -> Iterator[Orphan]:
+    for one in near:
+        folder, state = one.folder, one.state
+        run = signs.run_of(folder.id, state.flow_run_id if state else "") if signs else None
+        status = state.status if state else "?" if folder.begun else ""
+        # The lock last: who has taken the workflow up since it was read holds it now.
+        sight = Sight(
+            status,
+            alive=bool(signs and signs.alive(folder.id)),
+            flow_run=run.state if run else "",
+            held=claim.holder_of(folder) is not None,
+        )
+        if orphaned(sight):
+            yield _orphan(one, run)
 
 
 def _state(folder: Folder) -> tuple[WorkflowState | None, str]:
-    if not folder.state_file.exists():
+    if not folder.begun:
         return None, "it was killed before its first step could begin: run it again"
     try:
         return folder.state(), ""
@@ -187,11 +196,12 @@ def _state(folder: Folder) -> tuple[WorkflowState | None, str]:
         return None, str(error)
 
 
-def _orphan(folder: Folder, state: WorkflowState | None, wrong: str, run: Run | None) -> Orphan:
-    known = {"workflow_id": folder.id, "age_seconds": _age(folder), "folder": folder}
+def _orphan(one: Near, run: Run | None) -> Orphan:
+    folder, state = one.folder, one.state
+    known: dict[str, Any] = {"workflow_id": folder.id, "age_seconds": _age(folder), "folder": folder}
     stopped = STOPPED.get(run.state, "") if run else ""
     if state is None:
-        return Orphan(**known, name=_name(folder), progress=0.0, resumable=False, reason=wrong, stopped=stopped)
+        return Orphan(**known, name=_name(folder), progress=0.0, resumable=False, reason=one.wrong, stopped=stopped)
     tasks = state.plan.tasks
     done = sum(result.status == "completed" for result in state.results.values())
     lost = tuple(s.id for s in tasks if s.priority == "high" and state.step_status(s.id) == "failed")
@@ -236,7 +246,7 @@ def _age(folder: Folder) -> float:
 
 
 def _deaths(folder: Folder) -> int:
-    """Count the parts of a run that began since a step was last finished. Each of them has died, or we would not ask."""
+    """Count the parts of a run that began since a step was last finished: each has died, or we would not ask."""
     count = 0
     for entry in journal.read(folder.journal).of("begun", "result", "closed"):
         count = count + 1 if entry.kind == "begun" else 0
@@ -255,8 +265,8 @@ def _far(signs: Signs) -> Iterator[Orphan]:
             progress=0.0,
             resumable=False,
             reason=(
-                f"no sign of life for {duration(signs.age(run))}, and its folder is not in this state directory: it lies "
-                "on another host, or under another WORKFLOWMASTER_HOME"
+                f"no sign of life for {duration(signs.age(run))}, and its folder is not in this state directory: "
+                "it lies on another host, or under another WORKFLOWMASTER_HOME"
             ),
             flow_run_id=run.id,
             stopped=STOPPED.get(run.state, ""),
@@ -268,18 +278,18 @@ def _far(signs: Signs) -> Iterator[Orphan]:
 
 def should_resume(orphan: Orphan, settings: Settings) -> Choice:
     """Say whether an orphan goes on without a person. The first rule that fits decides, and says so in words."""
-    limit = settings.resume_within_hours * 3600
+    hours, dead = settings.resume_within_hours, duration(orphan.age_seconds)
+    old = f"it has been dead for {dead}, more than the {hours:g} h of `resume_within_hours`"
     important = f"{', '.join(orphan.failed_important[:3])}, of high priority, failed"
     rules = (
         (not orphan.resumable, False, orphan.reason),
         (bool(orphan.stopped), False, f"it was {orphan.stopped} before it died"),
         (not settings.autonomous_mode, False, "`autonomous_mode` is off: a person resumes"),
-        (orphan.age_seconds > limit, False, f"it has been dead for {duration(orphan.age_seconds)}, more than the "
-         f"{settings.resume_within_hours:g} h of `resume_within_hours`"),
+        (orphan.age_seconds > hours * 3600, False, old),
         (orphan.deaths >= DEATHS, False, f"it has died {orphan.deaths} times without finishing a step in between"),
         (orphan.progress > ENOUGH, True, f"{orphan.progress:.0%} of its steps are done"),
         (bool(orphan.failed_important), False, f"{important}, and only {orphan.progress:.0%} of its steps are done"),
-    )  # fmt: skip
+    )
     found = ((resume, reason) for holds, resume, reason in rules if holds)
     return Choice(*next(found, (True, "nothing speaks against it")))
 

@@ -21,6 +21,7 @@ from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
 from workflowmaster.blocks.plain import container_for
 from workflowmaster.blocks.request import OUT, SCRATCH, WORKSPACE, ContainerRequest, Mount
+from workflowmaster.flows import evidence
 from workflowmaster.flows.folders import safe
 from workflowmaster.flows.invocation import argv
 from workflowmaster.policies import PolicyError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from workflowmaster.blocks.bounded import Bound
     from workflowmaster.blocks.container import Container
+    from workflowmaster.flows.going import Going
     from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.networking import Line
     from workflowmaster.flows.plan import Step
@@ -72,6 +74,10 @@ class Parked:
     """What a remote engine's container left and could not travel, one line each."""
     line: Line | None = None
     """Its way to the network; None where it has none, or the engine's bridge."""
+    going: Going | None = None
+    """What was recorded at its go, where that was another owner's; None for one of our own."""
+    unwatched: float = 0.0
+    """Seconds it went without an owner, at most."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -81,7 +87,7 @@ class Parked:
     def remove(self) -> None:
         """Remove the container and what stands beside it, whatever state they are in. Raises SandboxUnavailable."""
         try:
-            if self.line:
+            if self.line and not self.container.left:
                 self.line.remove()
         finally:
             self.container.remove()
@@ -230,6 +236,7 @@ class Parking:
             try:
                 with journey.starts:
                     container = container_for(journey.engine, request).park()
+                _written_down(journey, step, container, purpose)
                 if bound:
                     _confirmed(journey, container, exchange)
                 line = connected(journey, step, container)
@@ -264,10 +271,20 @@ class Parking:
             return
         try:
             done.result().remove()
+            evidence.removed(self.journey, done.result().container)
             bounded.release(done.result().exchange.folder)
-        except SandboxUnavailable as error:
+        except (SandboxUnavailable, OSError) as error:
             self.journey.troubled = True
             log.warning("%s is left behind: %s", done.result().container.request.name, error)
+
+
+def _written_down(journey: Journey, step: Step, container: Container, purpose: str) -> None:
+    """Have a parked container in the audit log; remove it otherwise. OSError."""
+    try:
+        evidence.parked(journey, step, container, purpose)
+    except BaseException:
+        container.remove()
+        raise
 
 
 def _confirmed(journey: Journey, container: Container, exchange: Exchange) -> None:

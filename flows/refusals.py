@@ -9,6 +9,7 @@ from pathlib import Path
 from workflowmaster.blocks.objectstore import WorkspaceError
 from workflowmaster.flows import diskspace
 from workflowmaster.flows.asking import BadOption
+from workflowmaster.flows.auditkeys import AuditBroken
 from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.compiled import StaleLock
 from workflowmaster.flows.diagnostics import PromptError, render
@@ -16,7 +17,7 @@ from workflowmaster.flows.folders import UnknownWorkflow
 from workflowmaster.flows.settings import SettingsError
 from workflowmaster.policies import PolicyError
 
-INVALID, PERSON, INFRASTRUCTURE, POLICY = 2, 3, 4, 5
+INVALID, PERSON, INFRASTRUCTURE, POLICY, AUDIT = 2, 3, 4, 5, 7
 
 
 def explained(error: Exception, *, json: bool) -> int | None:
@@ -48,6 +49,8 @@ def _sentence(error: Exception) -> str:
 def _code(error: Exception) -> int | None:
     if isinstance(error, PolicyError):
         return POLICY
+    if isinstance(error, AuditBroken):
+        return AUDIT
     if isinstance(error, NeedsPerson):
         return PERSON
     if isinstance(error, WorkspaceError):

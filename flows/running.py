@@ -125,10 +125,14 @@ async def _flow_run(journey: Journey) -> None:
     from prefect.exceptions import Abort, Pause
     from prefect.flow_engine import run_flow_async
 
+    from workflowmaster.flows import epochs
     from workflowmaster.flows.delivery import deliver, parameters, prepared
 
     named = deliver.with_options(name=journey.plan.name)
     values = dict(parameters(journey.record.options, journey.id))
+    if journey.record.flow_run_id:
+        # First of all: the flow run may be that of a machine which is at work on it.
+        await epochs.take(journey)
     again, told = await flowruns.again(journey) if journey.record.flow_run_id else (None, "")
     if told:
         prepared[journey.id][1].note(told)

@@ -30,9 +30,10 @@ NEWER = "written by a newer version of WorkflowMaster"
 """What every refusal of a newer file says."""
 
 
-def sealed(fields: Mapping[str, Any]) -> str:
+def sealed(fields: Mapping[str, Any], *, indent: int | None = None) -> str:
     """Return plain JSON values as the text of a file, with their checksum."""
-    return json.dumps({**fields, CHECKSUM: _checksum(fields)}, ensure_ascii=False, separators=(",", ":"))
+    spaced = (",", ":") if indent is None else (",", ": ")
+    return json.dumps({**fields, CHECKSUM: _checksum(fields)}, ensure_ascii=False, indent=indent, separators=spaced)
 
 
 def opened(data: bytes, what: What) -> dict[str, Any]:
@@ -81,10 +82,10 @@ def _checksum(fields: Mapping[str, Any]) -> str:
 
 def _state_1(raw: dict[str, Any]) -> dict[str, Any]:
     """Version 1 was the whole truth of its moment, with no journal beside it."""
-    if strange := raw.keys() & {"journal_at", "plan_hash"}:
+    if strange := raw.keys() & {"journal_at", "plan_hash", "generations"}:
         # A flipped version number must not pass for an old file and lose what came after it.
         raise ValueError(f"says it is of version 1, which has no {min(strange)}")
-    return {**raw, "journal_at": 0, "plan_hash": ""}
+    return {**raw, "journal_at": 0, "plan_hash": "", "generations": {}}
 
 
 STEPS: Mapping[tuple[What, int], Callable[[dict[str, Any]], dict[str, Any]]] = {("state", 1): _state_1}

@@ -106,7 +106,7 @@ class Sealing:
         folder = log.parent
         if folder.parent.name != "workflows":
             # A log on its own, as tests and benchmarks make: its seed has no better place.
-            return cls(folder / "audit.seeds", folder / SIGNING_KEY)
+            return cls(folder / "audit.seeds" / folder.name, folder / SIGNING_KEY)
         # Beside the workflows and not from the environment: a state directory that was moved keeps its logs.
         base = folder.parent.parent / "audit"
         if settings is None:

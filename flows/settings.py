@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     """Size in MiB at which a file of the audit log is full."""
     audit_retention_days: int = Field(default=90, ge=1)
     """Days after which `clean` drops whole files of the audit log; their checkpoints stay."""
+    autonomous_mode: bool = True
+    """Whether a run whose process died may go on without anybody asking: what the flow `recover-orphans` obeys."""
+    resume_within_hours: float = Field(default=24, gt=0)
+    """How long a run may have been dead and still go on by itself."""
     commit_author: str = "WorkflowMaster <workflowmaster@localhost>"
     """Author of the commits on the run's branch."""
 

@@ -31,8 +31,8 @@ MISSED: Final = 3
 FREQUENCY: Final = 30.0
 """Seconds between two heartbeats of our runs, and the least that Prefect allows."""
 HEARTBEAT: Final = "prefect.flow-run.heartbeat"
-STATES: Final = ("RUNNING", "CANCELLING", "CANCELLED", "PAUSED")
-"""States in which a flow run's process may be, or may have died before it could hear of it."""
+WORKING: Final = ("RUNNING", "CANCELLING")
+"""Types of state in which a flow run should have a process."""
 OURS: Final = re.compile(r"task-\d{8}-\d{6}-[0-9a-f]{8}")
 """Names of our flow runs: workflow ids that we made."""
 NAME: Final = re.compile(re.escape(PREFIX) + r"(.+)_\d{6,9}")
@@ -76,7 +76,7 @@ class Signs:
 
     def silent(self, run: Run) -> bool:
         """Whether a run that should be working has been silent for too long."""
-        return run.state in ("RUNNING", "CANCELLING") and self.age(run) > MISSED * run.frequency
+        return run.state in WORKING and self.age(run) > MISSED * run.frequency
 
     def run_of(self, workflow: str, flow_run: str) -> Run | None:
         """Return a workflow's flow run, by its id, or by its name where the id is not known."""
@@ -84,15 +84,20 @@ class Signs:
         return next((run for run in named if run.id == flow_run), None if flow_run else next(iter(named), None))
 
 
-async def look() -> Signs:
-    """Ask the server that this process uses. Raises what httpx raises for one that is away."""
+async def look(known: list[str]) -> Signs:
+    """Ask the server that this process uses. Raises what httpx raises for one that is away.
+
+    `known` are ids of flow runs that matter in whatever state they are.
+    """
     from prefect import get_client
 
     async with get_client() as client:
         now, fresh = await _claims(client)
-        found = [run async for run in _flow_runs(client)]
+        found = list({run.id: run async for run in _flow_runs(client, known)}.values())
         names = await _flow_names(client, {run.flow_id for run in found})
-        beats = await _beats(client, [str(run.id) for run in found if run.state_type == "RUNNING"], now)
+        beats = await _beats(
+            client, [str(run.id) for run in found if run.state_type and run.state_type.value in WORKING], now
+        )
         runs = [_run(run, names, beats) for run in found]
         signs = Signs(now, runs, fresh)
         judged = [await _closer(client, signs, run) for run in runs]
@@ -129,19 +134,26 @@ def _clock(answer: httpx.Response, now: datetime) -> datetime:
     return parsedate_to_datetime(dated) if dated else now
 
 
-async def _flow_runs(client: PrefectClient) -> AsyncIterator[FlowRun]:
-    """Yield our flow runs that have not ended or were stopped, page by page, in an order that stays."""
+async def _flow_runs(client: PrefectClient, known: list[str]) -> AsyncIterator[FlowRun]:
+    """Yield our flow runs that have not ended, and those that were asked for."""
+    async for run in _pages(client, {"name": {"like_": "task-"}, "state": {"type": {"any_": list(WORKING)}}}):
+        if OURS.fullmatch(run.name):
+            yield run
+    for first in range(0, len(known), PAGE):
+        async for run in _pages(client, {"id": {"any_": known[first : first + PAGE]}}):
+            yield run
+
+
+async def _pages(client: PrefectClient, wanted: dict[str, Any]) -> AsyncIterator[FlowRun]:
+    """Yield the flow runs of a filter, page by page, in an order that stays."""
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
 
-    wanted = FlowRunFilter.model_validate({"name": {"like_": "task-"}, "state": {"type": {"any_": list(STATES)}}})
-    offset = 0
-    while page := await client.read_flow_runs(
-        flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=offset
-    ):
+    chosen, offset = FlowRunFilter.model_validate(wanted), 0
+    while True:
+        page = await client.read_flow_runs(flow_run_filter=chosen, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=offset)
         for run in page:
-            if OURS.fullmatch(run.name):
-                yield run
+            yield run
         if len(page) < PAGE:
             return
         offset += PAGE

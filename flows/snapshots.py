@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.flows import schemas
+from workflowmaster.flows.folding import KEPT
 from workflowmaster.flows.state import WorkflowState
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ def write(folder: Folder, state: WorkflowState, *, durable: bool = False) -> int
     body = schemas.sealed(state.model_dump(mode="json")).encode()
     write_atomically(folder.state_file, body, durable=durable)
     return len(body)
+
+
+def closing(state: WorkflowState) -> dict[str, Any]:
+    """Return what is recorded of a state when a part of the run has ended with it."""
+    return {name: getattr(state, name) for name in ("status", "reason", "seconds", *KEPT)}
 
 
 def stated(raw: dict[str, Any], folder: Folder) -> WorkflowState:

@@ -39,6 +39,8 @@ class WorkflowState(Noun):
     running: tuple[str, ...] = ()
     reused: tuple[str, ...] = ()
     """Steps whose result came back without running anything."""
+    generations: dict[str, int] = {}
+    """Step id → how often it was made to run anew; part of its key, and kept here for the day the journal is lost."""
     decisions: tuple[Decision, ...] = ()
     base_commit: str = ""
     """The user's commit the workflow started from; empty where the workspace is no repository."""

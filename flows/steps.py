@@ -107,7 +107,17 @@ def shown(part: Any) -> Any:
     A step's environment holds the outputs of all before it: written out, a thousand steps would take a million lines.
     """
     text = canonical(part)
-    return part if len(text) <= SHOWN else f"sha256:{hashlib.sha256(text).hexdigest()}"
+    if len(text) <= SHOWN:
+        return part
+    digests = {name: shown(one) for name, one in part.items()} if _many(part) else None
+    if digests and len(canonical(digests)) <= 2 * SHOWN:
+        return digests
+    return f"sha256:{hashlib.sha256(text).hexdigest()}"
+
+
+def _many(part: Any) -> bool:
+    """Whether a part is an environment, of which at least the long values may be hashed one by one."""
+    return isinstance(part, dict) and "interpreter" not in part
 
 
 def key_parts(journey: Journey, step: Step, tree: str) -> dict[str, Any]:
@@ -140,8 +150,10 @@ async def run_step(step_id: str) -> StepResult:
     runtime = runtimes[journey.id]
     step = journey.steps[step_id]
     number = _attempt_number(journey, step_id)
+    journey.audit.append("step.started" if number == 1 else "step.retried", step=step_id, attempt=number)
     runtime.on_attempt(step_id, number)
     if not step.in_container:
+        await journey.claim.must_hold(look=step.kind == "forge")
         return await hosting.run(journey, step)
     await runtime.slots.acquire(step_id, runtime.rank(step_id))
     attempt = Attempt(
@@ -153,7 +165,9 @@ async def run_step(step_id: str) -> StepResult:
         queued_at=runtime.queued.get(step_id, time.time()),
     )
     try:
-        return await execution.run(attempt)
+        result = await execution.run(attempt)
+        await journey.claim.must_hold()  # or Prefect would keep what another owner is doing again
+        return result
     except BaseException as error:
         runtime.failures[step_id] = error
         # A retry waits without a slot; the next attempt asks for one again.

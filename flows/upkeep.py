@@ -11,34 +11,44 @@ from typing import TYPE_CHECKING
 
 from workflowmaster.flows import embedded, serving
 from workflowmaster.flows.looking import out
-from workflowmaster.flows.settings import home
+from workflowmaster.flows.settings import home, load
 
 if TYPE_CHECKING:
     import argparse
 
 
 def init(given: argparse.Namespace) -> int:
-    """Save one `DockerSandbox` document per policy on the server, where operators see and tighten their limits."""
+    """Save one `DockerSandbox` document per policy on the server, where operators see and tighten their limits.
+
+    On a configured server also the automation that notices runs whose heartbeat has stopped.
+    """
     with serving.server() as own:
-        from workflowmaster.flows import documents
+        from workflowmaster.flows import automation, documents
 
         if own:
             own.wait_ready()
         saved = asyncio.run(documents.save(force=given.force))
+        # A server of our own is there only while a run is, so its automations would notice nothing.
+        watch = "" if own else asyncio.run(automation.install(force=given.force))
     for name, what in saved.items():
         out(f"docker-sandbox/{name:<12} {what}")
+    if watch:
+        out(f"automation {automation.NAME!r} {watch}")
     return 0
 
 
 def clean(given: argparse.Namespace) -> int:
     """Remove what runs have left behind whose owner is proven dead, and nothing else."""
     from workflowmaster.blocks.engine import Engine
+    from workflowmaster.flows.auditkeeping import drop_all
     from workflowmaster.flows.running import INFRASTRUCTURE
     from workflowmaster.flows.sweeping import sweep_all
 
     swept = sweep_all(Engine())
+    dropped, trouble = drop_all(load())
+    swept.trouble += trouble
     if given.json:
-        out(json.dumps({"removed": swept.removed, **asdict(swept)}))
+        out(json.dumps({"removed": swept.removed, **asdict(swept), "audit_files": dropped}))
     else:
         kinds = ("containers", "networks", "volumes", "mounts", "folders")
         out(", ".join(f"{len(getattr(swept, kind))} {kind}" for kind in kinds) + " removed")

@@ -116,6 +116,10 @@ class _Examination:
         self.ends: dict[int, End] = {}
         self.place: tuple[Path, int] = (log, 0)
         self.finished_at = -1
+        self.gone: frozenset[str] = frozenset()
+        """Names of files that retention has removed, or was killed over."""
+        self.vouched: dict[str, object] = {}
+        """What the next record must say about the file of the old format before it."""
 
     def run(self, *, ended: bool, note: str | None) -> None:
         self.held = auditkeys.look(auditkeys.key_path(self.log))
@@ -128,7 +132,8 @@ class _Examination:
         self._begin_behind_dropped()
         self.key = auditkeys.key_at(seed, self.epoch)
         for path in files(self.log):
-            self._old(path) if is_plain(path) else self._file(path)
+            if path.name not in self.gone:
+                self._old(path) if is_plain(path) else self._file(path)
         self.verdict.records = self.seq + 1
         self.verdict.finished = self.finished_at >= 0
         self._is_the_end()
@@ -141,6 +146,7 @@ class _Examination:
         found = sealing.dropped(self.log)
         if found is None:
             return
+        self.gone = frozenset(found.files)
         last = self._signed(found.epoch, self._key_of(sealing.dropped_path(self.log)))
         self.seq, self.head, self.epoch, self.first = last.last, last.head, found.epoch + 1, last.last + 1
         self.verdict.dropped = last.count
@@ -157,7 +163,7 @@ class _Examination:
     def _old(self, path: Path) -> None:
         """Check a file of the time before keys; the record after it vouches for its bytes."""
         plain(path)
-        self.before = {"file": path.name, "size": path.stat().st_size, "sha256": _sha256(path)}
+        self.vouched = {"file": path.name, "size": path.stat().st_size, "sha256": _sha256(path)}
 
     def _file(self, path: Path) -> None:
         """Walk through one file. Written for speed: this is where a verifier spends its time."""
@@ -181,9 +187,17 @@ class _Examination:
                     _bad(path, number, seq, _BROKEN, "it was not written with the log's key")
                 if seq == mark and one.hash != self.held.head:
                     _bad(path, number, seq, _BROKEN, "it is not the record that had reached the disk")
+                if self.vouched:
+                    self._vouch(path, line)
                 self.seq, self.head, self.place = seq, one.hash, (path, number)
                 if one.seal is not None:
                     self._seal(one, line)
+
+    def _vouch(self, path: Path, line: bytes) -> None:
+        record, wanted = json.loads(line), self.vouched
+        if {name: record.get(name) for name in wanted} != wanted:
+            _bad(path, 1, 0, _BROKEN, f"{wanted['file']} is not the file it speaks of")
+        self.vouched = {}
 
     @staticmethod
     def _order(one: Line, seq: int) -> str:

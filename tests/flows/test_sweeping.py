@@ -13,8 +13,7 @@ import pytest
 
 from workflowmaster.blocks.engine import OURS, Engine
 from workflowmaster.blocks.owner import Owner
-from workflowmaster.flows import folders
-from workflowmaster.flows.journey import claim
+from workflowmaster.flows import claim, folders
 from workflowmaster.flows.sweeping import remove_own, sweep, sweep_all
 
 if TYPE_CHECKING:
@@ -103,14 +102,14 @@ def test_working_folders_of_a_run_that_nobody_holds_go_and_the_rest_stays(engine
     (forgotten.path / ".swept-0a1b2c3d").mkdir()  # whoever swept before was killed, too
     swept = sweep_all(engine)
     assert swept.folders == [forgotten.id]
-    assert inside(forgotten) == {"logs", "claim"}
+    assert inside(forgotten) == {"logs"}
     assert sweep_all(engine).folders == []
 
 
 def test_a_run_under_way_keeps_its_folders(engine: Engine, forgotten: Folder) -> None:
-    with claim(forgotten):
+    with claim.take(forgotten):
         assert sweep_all(engine).folders == []
-    assert inside(forgotten) == {"trees", "exchange", "logs", "claim"}
+    assert inside(forgotten) == {"trees", "exchange", "logs"}
 
 
 def test_folders_stay_while_a_container_of_their_run_is_there(

@@ -171,7 +171,7 @@ def test_a_killed_container_fails_its_step_and_a_resume_does_only_the_rest(
     wait_until(lambda: events.read_text().count('"container.started"') > 2, 60.0)
     second = wm("resume", folder.name, "--json", "-q")
     assert second.code == 3, second.text
-    assert second.json["error"].startswith(f"{folder.name} is being worked on by pid {first.process.pid} since ")
+    assert second.json["error"].startswith(f"{folder.name} is held by process {first.process.pid} on ")
     resumed = first.ended()
     assert resumed.code == 0, resumed.text
     after = by_id(resumed.json)
