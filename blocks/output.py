@@ -31,7 +31,7 @@ class Capture:
     owner has begun: equal output gives equal bytes, so it loses nothing, whenever that is cut short.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where, how much, for whom, and what of it
         self,
         path: Path,
         *,

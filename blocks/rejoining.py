@@ -99,7 +99,7 @@ class Replay:
         self._passed = {1: 0, 2: 0}
         threading.Thread(target=self._pump, args=(running,), name="replay", daemon=True).start()
 
-    def _pump(self, running: bool) -> None:  # noqa: FBT001 - a thread's argument
+    def _pump(self, running: bool) -> None:
         try:
             while running:
                 self._pass_on(follow=True)

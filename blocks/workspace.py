@@ -282,6 +282,10 @@ class Store:
             Throwaway(self._objects, self._history.project, cache, self.owner).put(tree, directory)
         known.throwaway = True
 
+    def expect_throwaway(self, directory: Path) -> None:
+        """Take a directory for one that a process that is no more has given a repository of its own."""
+        self._remember(directory).throwaway = True
+
     def unpin(self) -> None:
         """Let go of the user's repository: remove the base's ref. The store then cannot be relied on any more."""
         Basis(self._objects, self._history, self._user, self.folder.name).unpin()

@@ -1,1 +1,23 @@
-"""WorkflowMaster's room `flows`."""
+"""WorkflowMaster's room `flows`.
+
+What other programs call is re-exported here and imported when it is asked for, because a flow's file imports Prefect.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workflowmaster.flows.orphans import Orphan, detect_orphaned_workflows, should_resume
+
+__all__ = ["Orphan", "detect_orphaned_workflows", "should_resume"]
+
+_HOME = dict.fromkeys(__all__, "workflowmaster.flows.orphans")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a re-exported name from the module that has it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

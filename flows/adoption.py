@@ -26,20 +26,20 @@ from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.rejoining import Gone, Rejoined
 from workflowmaster.flows.anew import BACK_SECONDS
 from workflowmaster.flows.going import Going, Moment, open_goings, unix_time
+from workflowmaster.flows.parking import Parked
 from workflowmaster.flows.sweeping import emptied, sweep
 from workflowmaster.policies.checks import Finding
 from workflowmaster.policies.values import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Container as Names
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from workflowmaster.blocks.engine import Engine
     from workflowmaster.flows.execution import Attempt
     from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.journey import Journey
-    from workflowmaster.flows.parking import Parked
 
 LOG_DRIVER = "local"
 """The engine's log that gives back output byte for byte."""
@@ -55,28 +55,36 @@ class Verdict(NamedTuple):
 
 def adoptable(record: Going, key: str, inspected: Mapping[str, Any] | None, now: Moment) -> Verdict:
     """Decide about a container by its record, the step's key, the engine's account (None: it is gone) and the time."""
+    if reason := _past_hope(record, key, now) or _wrong(record, inspected):
+        return Verdict("abandon", reason)
+    return Verdict("adopt" if inspected and inspected["State"]["Running"] else "harvest")
+
+
+def _past_hope(record: Going, key: str, now: Moment) -> str:
+    """Say why nothing the engine could tell would help."""
     if record.unfit:
-        return Verdict("abandon", f"it {record.unfit}")
+        return f"it {record.unfit}"
     if record.boot_id != now.boot_id:
-        return Verdict("abandon", "the machine was started anew since its go")
+        # What it wrote may never have reached the disk.
+        return "the machine was started anew since its go"
+    return "" if record.key == key else "what decides its outcome has changed since its go"
+
+
+def _wrong(record: Going, inspected: Mapping[str, Any] | None) -> str:
+    """Say what is wrong with a container by the engine's account of it."""
     if inspected is None:
-        return Verdict("abandon", "its container is gone")
-    if record.key != key:
-        return Verdict("abandon", "what decides its outcome has changed since its go")
-    labels = inspected["Config"]["Labels"] or {}
+        return "its container is gone"
+    labels, state = inspected["Config"]["Labels"] or {}, inspected["State"]
     said = [inspected["Id"], labels.get(f"{OURS}.step"), labels.get(f"{OURS}.attempt")]
-    if said != [record.container, record.step, str(record.attempt)]:
-        return Verdict("abandon", "the container of that id is not the one that was sent off")
-    if inspected["HostConfig"]["LogConfig"]["Type"] != LOG_DRIVER:
-        return Verdict("abandon", "the engine has not kept its output")
-    state = inspected["State"]
-    if state.get("Dead") or state.get("Status") == "removing":
-        return Verdict("abandon", "somebody is removing its container")
-    if state["Running"]:
-        return Verdict("adopt")
-    if not unix_time(state.get("FinishedAt", "")):
-        return Verdict("abandon", "it was never started")
-    return Verdict("harvest")
+    faults = {
+        "the container of that id is not the one that was sent off": (
+            said != [record.container, record.step, str(record.attempt)]
+        ),
+        "the engine has not kept its output": inspected["HostConfig"]["LogConfig"]["Type"] != LOG_DRIVER,
+        "somebody is removing its container": bool(state.get("Dead")) or state.get("Status") == "removing",
+        "it was never started": not (state["Running"] or unix_time(state.get("FinishedAt", ""))),
+    }
+    return next((reason for reason, found in faults.items() if found), "")
 
 
 @dataclass
@@ -138,7 +146,8 @@ def found(folder: Folder, engine: Engine, steps: Names[str]) -> Adopting:
 
 def _orphaned(engine: Engine, workflow: str) -> set[str]:
     """Return the ids of a workflow's containers whose owner is proven dead."""
-    owners = {one["Id"]: Owner.from_labels(one.get("Labels") or {}, OURS) for one in engine.containers(workflow=workflow)}
+    listed = engine.containers(workflow=workflow)
+    owners = {one["Id"]: Owner.from_labels(one.get("Labels") or {}, OURS) for one in listed}
     return {name for name, owner in owners.items() if owner and owner.proven_dead()}
 
 
@@ -199,9 +208,54 @@ def _rejoined(attempt: Attempt, record: Going) -> Parked | Verdict:
     request = attempt.parking.request(attempt.step, record.attempt, record.purpose, exchange, tree)
     # What was really started, whatever is configured now: everything behind the shell and its script.
     request = replace(request, argv=tuple(words[4:]), name=record.name)
-    parked = attempt.parking.rejoined(Rejoined(journey.engine, request, gone).park(), exchange, tree, record)
-    parked.bound = Bound(*record.bound) if record.bound else None
     last = gone.elapsed if gone.over is None else gone.over
-    parked.unwatched = min(max(now.wall - journey.adopting.seen, 0.0), last)
-    _tell(journey, record, f"container.{verdict.verb}ed", left=max(record.timeout - last, 0.0), **_spent(parked))
+    parked = Parked(
+        Rejoined(journey.engine, request, gone).park(),
+        exchange,
+        tree,
+        bound=Bound(*record.bound) if record.bound else None,
+        laid=record.laid,
+        going=record,
+        unwatched=min(max(min(now.wall, record.wall + last) - journey.adopting.seen, 0.0), last),
+    )
+    told = {"left": round(max(record.timeout - last, 0.0), 3), "unwatched": round(parked.unwatched, 3)}
+    journey.audit.append(f"container.{verdict.verb}ed", **_about(record), **told)
     return parked
+
+
+def _attested(account: Mapping[str, tuple[str, ...]]) -> Attested:
+    """Read back what a receipt says of controls."""
+    absent = (text.partition(": ") for text in account.get("absent", ()))
+    return Attested(
+        enforced=account.get("enforced", ()),
+        told=account.get("told", ()),
+        absent=tuple(Finding(control, "is absent", detail) for control, _, detail in absent),
+    )
+
+
+async def give_up(attempt: Attempt, record: Going, reason: str) -> None:
+    """Remove a container that cannot be gone on with, and count its attempt: the next one starts clean.
+
+    An engine that is away gets the time to come back; what it keeps then is never met again, nor is its directory.
+    """
+    journey, step = attempt.journey, attempt.step
+    until = time.monotonic() + BACK_SECONDS
+    while not await asyncio.to_thread(journey.engine.answers) and time.monotonic() < until:  # noqa: ASYNC110 - as `anew`
+        await asyncio.sleep(0.25)
+    try:
+        await asyncio.to_thread(journey.engine.remove, record.container)
+    except SandboxUnavailable:
+        journey.troubled = True
+        attempt.parking.trees.held.pop(step.id, None)
+    _abandoned(journey, record, reason)
+    attempt.number = record.attempt + 1
+    journey.attempts[step.id] = journey.attempts.get(step.id, 0) + 1
+
+
+def _abandoned(journey: Journey, record: Going, reason: str) -> None:
+    journey.journal.append("ended", container=record.container, reason=reason)
+    journey.audit.append("container.abandoned", **_about(record), reason=journey.secrets.text(reason))
+
+
+def _about(record: Going) -> dict[str, Any]:
+    return {"step": record.step, "attempt": record.attempt, "purpose": record.purpose, "container": record.container}

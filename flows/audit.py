@@ -1,8 +1,9 @@
 """The audit log: one line of JSON for each thing that happened, each carrying the hash of the one before.
 
 It is evidence, never read for state. How a line is spelled is in `auditline`, the keys are in `auditkeys`, the signed
-checkpoints in `sealing`; here lines get in. A line goes out in one `write` under a lock that all writers share, so lines
-of several processes never mix, and a crash tears at most the last one, which the next writer cuts off and says so.
+checkpoints in `sealing`; here lines get in. A line goes out in one `write` under a lock that all writers share, so
+lines of several processes never mix, and a crash tears at most the last one, which the next writer cuts off and says
+so.
 
 The hard choice is what waits for the disk. A record that was written survives the death of its process; only a power
 cut loses what the kernel still holds. So events that grant, refuse or end something wait for the disk, those about
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 class AuditLog:
-    """Appends to one workflow's log. Safe between processes by a lock on the key file, between threads by one in memory.
+    """Appends to one workflow's log. Safe between processes by a lock on the key file, between threads by another.
 
     AuditBroken if the log's key, or the key that signs, is damaged; nothing is written then.
     """
@@ -236,12 +237,10 @@ class AuditLog:
     def _write(self, line: bytes) -> None:
         """Write a line, or nothing: half a one would stand in the way of the next."""
         try:
-            done = os.write(self._handle, line)
-            if done < len(line):
-                # The disk is full in the middle of it: asked once more, the system says what is wrong.
-                done += os.write(self._handle, line[done:])
-            if done < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            rest = line[os.write(self._handle, line) :]
+            while rest:
+                # The disk was full in the middle of it: asked once more, the system says what is wrong.
+                rest = rest[os.write(self._handle, rest) :]
         except OSError as error:
             # Should even this fail, the next writer finds half a line and cuts it off.
             with suppress(OSError):
@@ -293,7 +292,7 @@ class AuditLog:
             auditkeys.sync(self.sealing.seeds, self.path.parent)
 
     def _sign(self) -> None:
-        """Sign the checkpoints that are due, and copy them to the anchors. What goes wrong is told, and fails no run."""
+        """Sign the checkpoints that are due, and copy them to the anchors. What goes wrong is told; it fails no run."""
         try:
             self._sync()
             with self._lock, self._locked():

@@ -2,8 +2,8 @@
 
 One table, so that a reader, a filter and a test can rely on it: a test walks the code and fails at an event that is
 missing here, and docs/audit.md lists them. What is *durable* is chosen by what would be lost: an event that grants,
-refuses or ends something has reached the disk when the call returns. What tells of a container is on its way to the disk
-by then, because a step would wait for it, and a busy disk was seen to take two seconds.
+refuses or ends something has reached the disk when the call returns. What tells of a container is on its way to the
+disk by then, because a step would wait for it, and a busy disk was seen to take two seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ EVENTS: Final[dict[str, Event]] = {
     "workflow.finished": Event("it has ended, or waits for a person; the checkpoint follows", "now"),
     "workflow.cancelled": Event("somebody cancelled the workflow: who", "now", "notice"),
     "workflow.paused": Event("somebody paused the workflow: who", "now", "notice"),
+    "workflow.cancelled": Event("somebody wants it to end, and who", "now", "notice"),
+    "workflow.paused": Event("somebody wants it to stop for now, and who", "now", "notice"),
     "plan.compiled": Event("a run was asked for: hashes of prompt and plan, base commit, images"),
+    "plan.changed": Event("a resume goes on by an edited prompt: which steps changed", "now", "notice"),
     "settings.effective": Event("a run begins: the settings that differ from their defaults"),
     "claim.taken": Event("a process has begun to work on it"),
     "claim.lost": Event("another process has taken it over, and this one stops", "now", "alert"),
@@ -43,11 +46,17 @@ EVENTS: Final[dict[str, Event]] = {
         "a policy or a limit was not kept by the engine, and nothing of the step ran", "now", "alert"
     ),
     "step.retried": Event("a step begins another attempt", "soon", "notice"),
+    "steps.rerun": Event("steps that have results run again, and why", "soon", "notice"),
+    "result.damaged": Event("a persisted result cannot be believed, and its step runs again", "soon", "warning"),
+    "checkpoint.written": Event("the state was kept at a milestone", "later"),
     "container.created": Event("a container is there and waits for its go"),
     "container.attested": Event("its limits were read back from the kernel"),
     "container.started": Event("it gets its go"),
     "container.finished": Event("it has ended: exit code, usage, what held"),
     "container.removed": Event("it is gone from the engine", "later"),
+    "container.adopted": Event("a resume goes on with one that a dead owner sent off: time left, time alone", "soon"),
+    "container.harvested": Event("a resume takes in one that ended while nobody watched", "soon"),
+    "container.abandoned": Event("a dead owner's is removed, and why: its step starts clean", "soon", "notice"),
     "policy.applied": Event("a step's limits are settled", "later"),
     "policy.loosened": Event("a policy grants more than the one it extends, and why", "now", "notice"),
     "policy.changed": Event("the server's document of a policy sets other limits", "now", "notice"),
@@ -58,9 +67,13 @@ EVENTS: Final[dict[str, Event]] = {
     "secret.used": Event("a container is given secrets: their names", "soon", "notice"),
     "decision": Event("a failure is decided on: verb and reason; abort and escalate are on the disk at once"),
     "approval": Event("a person has answered a step", "now", "notice"),
+    "approval.withdrawn": Event("what a person had answered no longer counts: the step is another now", "now", "notice"),
     "sandbox.retried": Event("the engine failed before any of the step's code ran", "soon", "warning"),
     "branch.exported": Event("the branch in the user's repository was written", "now"),
     "forge.written": Event("an issue, a pull request or a review was published", "now"),
+    "checkpoint.written": Event("a milestone was reached and the state kept: which file, how many steps", "later"),
+    "state.repaired": Event("what is kept of the workflow is about to be mended: every flaw", "now", "warning"),
+    "state.restored": Event("somebody goes back to a checkpoint: the steps that run again", "now", "notice"),
     "swept": Event("what dead owners left in the engine or on the disk was removed"),
     "anchor.failed": Event("a checkpoint could not be copied to an anchor", "soon", "warning"),
     "audit.rotated": Event("a file of the log was full: its name, head and size", "soon"),

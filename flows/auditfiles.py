@@ -1,7 +1,7 @@
 """The files of one log: the one that is written, those that were full, and how they end.
 
-`audit.jsonl` is written; a full one becomes `audit.000001.jsonl`, the next `audit.000002.jsonl`. `audit.000000.jsonl` is
-a log of the time before there were keys, where a run goes on that has one.
+`audit.jsonl` is written; a full one becomes `audit.000001.jsonl`, the next `audit.000002.jsonl`. `audit.000000.jsonl`
+is a log of the time before there were keys, where a run goes on that has one.
 """
 
 from __future__ import annotations

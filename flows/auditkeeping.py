@@ -1,9 +1,9 @@
 """How long audit logs are kept: whole files go, and their checkpoints stay.
 
-A chain cannot lose its middle, so only whole files are dropped, the oldest first, each when it has not been written to
-for `audit_retention_days`; of a run that has ended, all of them. What stands for them afterwards is small and signed: the
-checkpoint of the last epoch in them, which names their number and the last one's hash, and a statement of which files
-went. Where nothing is signed (`audit_enabled` off), nothing could stand for them, and nothing is dropped.
+A chain cannot lose its middle, so only whole files are dropped, the oldest first, each when it has not been written
+to for `audit_retention_days`; of a run that has ended, all of them. What stands for them afterwards is small and
+signed: the checkpoint of the last epoch in them, which names their number and the last one's hash, and a statement of
+which files went. Where nothing is signed (`audit_enabled` off), nothing could stand for them, and nothing is dropped.
 """
 
 from __future__ import annotations

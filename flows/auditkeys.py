@@ -1,13 +1,14 @@
 """The keys of one workflow's log: the seed they all come from, and the one that holds now.
 
-Keys ratchet as in journald's forward secure sealing: the key of an epoch is the SHA-256 of the one before, and the old
-one is overwritten. Who breaks into a run has the present key and can write what he likes from there on, but nothing
-that was written in a closed epoch can be rewritten, cut or put in again. Whoever verifies begins at the seed, which
-lies elsewhere: in a folder beside the workflows, or where the setting `audit_seeds` says, another disk or another user's.
+Keys ratchet as in journald's forward secure sealing: the key of an epoch is the SHA-256 of the one before, and the
+old one is overwritten. Who breaks into a run has the present key and can write what he likes from there on, but
+nothing that was written in a closed epoch can be rewritten, cut or put in again. Whoever verifies begins at the seed,
+which lies elsewhere: in a folder beside the workflows, or where the setting `audit_seeds` says, another disk or
+another user's.
 
-The key file is overwritten in place, 256 bytes in one write, and never replaced: a rename would leave the old key on the
-disk as a free block, and it is also what writers lock. The accepted cost: on file systems that copy on write, and inside
-solid-state disks, the old bytes survive until they are reused.
+The key file is overwritten in place, 256 bytes in one write, and never replaced: a rename would leave the old key on
+the disk as a free block, and it is also what writers lock. The accepted cost: on file systems that copy on write, and
+inside solid-state disks, the old bytes survive until they are reused.
 """
 
 from __future__ import annotations

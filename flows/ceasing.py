@@ -24,6 +24,8 @@ from workflowmaster.flows.stopping import EVENTS, Asked
 if TYPE_CHECKING:
     import argparse
 
+    from prefect.client.schemas.objects import State
+
     from workflowmaster.blocks.owner import Owner
     from workflowmaster.flows.state import WorkflowState
     from workflowmaster.flows.stopping import Verb
@@ -154,7 +156,7 @@ def _close_row(state: WorkflowState) -> None:
         with serving.trouble():
             from prefect.states import Cancelled
 
-            ended = Cancelled(name="Aborted", message=state.reason)
+            ended: State[Any] = Cancelled(name="Aborted", message=state.reason)
             asyncio.run(taskrows.end_run(state.flow_run_id, ended))
 
 

@@ -261,7 +261,7 @@ def held(workflow: str, holder: Holder | None, why: str = "") -> str:
 
 
 def _how_long(until: float) -> str:
-    return " until it ends" if math.isinf(until) else f" {max(until - time.monotonic(), 0):.0f} s for it"
+    return " until it ends" if math.isinf(until) else f" {math.ceil(max(until - time.monotonic(), 0))} s for it"
 
 
 def _living(handle: int) -> Holder | None:

@@ -136,6 +136,20 @@ def _reading(commands: Commands) -> None:
     stats = _command(commands, "stats", "looking:stats", "count runs, steps and containers", json=True)
     stats.add_argument("id", metavar="ID", nargs="?", help="one run only")
     _audits(commands)
+    _states(commands)
+
+
+def _states(commands: Commands) -> None:
+    state = _whats(_family(commands, "state", "show, validate, repair or restore a run's state"))
+    show = _part(state, "show", "statecommands:show", "show the state of a run, and its checkpoints")
+    validate = _part(state, "validate", "statecommands:validate", "check everything that is kept of a run")
+    repair = _part(state, "repair", "statecommands:repair", "mend what is damaged, from what still holds")
+    for command in (show, validate, repair):
+        command.add_argument("id", metavar="ID", nargs="?", default="latest")
+    show.add_argument("--checkpoint", metavar="N", type=int, help="as that checkpoint has it")
+    restore = _part(state, "restore", "statecommands:restore", "go back to a checkpoint: what came after it runs again")
+    restore.add_argument("id", metavar="ID")
+    restore.add_argument("--checkpoint", metavar="N", type=int, required=True, help="number of the checkpoint")
 
 
 def _audits(commands: Commands) -> None:

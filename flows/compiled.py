@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import argparse
 
 LOCK_SCHEMA: Final = "workflowmaster/lock/1"
+OTHERS: Final = frozenset({"prefect", "flow", "deliver_locked", "after_the_end"})
+"""Names that a module has already."""
 
 MODULE = '''\
 """{title}: compiled by WorkflowMaster; `{lock}` holds the plan. Renew both with: workflowmaster compile"""
@@ -44,11 +46,12 @@ from pathlib import Path
 from prefect import flow
 
 from workflowmaster.flows.compiled import deliver_locked
+from workflowmaster.flows.stopping import after_the_end
 
 LOCK = Path(__file__).with_name({lock!r})
 
 
-@flow(name={title!r}, flow_run_name="{{workflow_id}}")
+@flow(name={title!r}, flow_run_name="{{workflow_id}}", on_cancellation=[after_the_end])
 async def {function}(workspace: str = ".", inputs: dict[str, str] | None = None, workflow_id: str = "new"):
     """Run the locked plan on a workspace; leaves a branch, a patch and a report."""
     return await deliver_locked(LOCK, workspace=workspace, inputs=inputs or {{}}, workflow_id=workflow_id)
@@ -132,7 +135,7 @@ def identifier(stem: str) -> str:
     """Return a file's stem as a Python name for module and flow that no other module and nothing in ours has."""
     text = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode().lower()
     name = re.sub(r"[^a-z0-9]+", "_", text).strip("_") or "prompt"
-    taken = keyword.iskeyword(name) or name in sys.stdlib_module_names or name in ("prefect", "flow", "deliver_locked")
+    taken = keyword.iskeyword(name) or name in sys.stdlib_module_names or name in OTHERS
     return f"prompt_{name}" if taken or name[0].isdigit() else name
 
 

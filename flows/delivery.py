@@ -171,6 +171,7 @@ async def _begin(journey: Journey) -> None:
     )
     evidence.applied(journey)
     admitting.tell(journey)
+    journey.adopting.tell(journey)
     await asyncio.to_thread(journey.keeping.begin)
 
 

@@ -10,28 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workflowmaster.blocks import layering
 from workflowmaster.blocks.engine import SandboxUnavailable
-from workflowmaster.blocks.failure import explain, signal_of
-from workflowmaster.blocks.output import Capture
-from workflowmaster.blocks.receipt import Receipt
+from workflowmaster.blocks.failure import explain
 from workflowmaster.blocks.request import WORKSPACE
 from workflowmaster.blocks.screening import CODE as SECRET
 from workflowmaster.blocks.workspace import Caps, WorkspaceError, prepare, remove_tree
-from workflowmaster.flows import collecting, evidence, guarding, invocation
+from workflowmaster.flows import adoption, collecting, evidence, going, guarding, invocation
 from workflowmaster.flows.anew import once_more
-from workflowmaster.flows.networking import traffic_of
+from workflowmaster.flows.going import Outcome
 from workflowmaster.flows.plan import Step, StepResult, StepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
-    from workflowmaster.blocks.artifacts import Artifact
-    from workflowmaster.blocks.reader import Ending
     from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.parking import Parked, Parking, Tree
 
@@ -70,7 +65,7 @@ class Attempt:
 async def run(attempt: Attempt) -> StepResult:
     """Run the step's work and its check. Raises StepFailed, SandboxUnavailable or WorkspaceError."""
     journey, step = attempt.journey, attempt.step
-    started, outcome = await once_more(attempt, _once)
+    started, outcome = await _gone_on(attempt) or await once_more(attempt, _once)
     result = StepResult(
         step=step.id,
         status="failed" if outcome.reason else "completed",
@@ -78,7 +73,7 @@ async def run(attempt: Attempt) -> StepResult:
         key=journey.keys[step.id],
         attempts=attempt.number,
         exit_code=outcome.receipts[-1].exit_code,
-        seconds=time.time() - started,
+        seconds=_seconds(outcome, started),
         reason=outcome.reason,
         input_commit=attempt.commit,
         commit=attempt.commit if outcome.reason and not step.continue_on_error else outcome.commit,
@@ -96,17 +91,38 @@ async def run(attempt: Attempt) -> StepResult:
     return result
 
 
+def _seconds(outcome: Outcome, started: float) -> float:
+    """Return how long an attempt took; how long one was left alone after it had ended is no part of it."""
+    adopted = any(receipt.adopted for receipt in outcome.receipts)
+    return sum(receipt.seconds for receipt in outcome.receipts) if adopted else time.time() - started
+
+
+async def _gone_on(attempt: Attempt) -> tuple[float, Outcome] | None:
+    """Go on with what an earlier owner sent off; None where there is nothing of it, or nothing that can be trusted."""
+    parked = await adoption.take(attempt)
+    if parked is None or parked.going is None:
+        return None
+    try:
+        if parked.going.before:
+            return parked.going.wall, await _check(attempt, parked, parked.going.before)
+        return parked.going.wall, await _do(attempt, parked)
+    except SandboxUnavailable as error:
+        await adoption.give_up(attempt, parked.going, str(error))
+        return None
+
+
 async def _once(attempt: Attempt, held: list[Parked]) -> tuple[float, Outcome]:
     """Take a container, add it to `held`, and do the step in it; return when that began, and what came of it."""
     parked = await attempt.parking.take(attempt.step, attempt.number)
     held.append(parked)
     started = time.time()
-    outcome = await _with_check(attempt, parked) if attempt.step.check else await _work(attempt, parked)
-    return started, outcome
+    return started, await _do(attempt, parked)
 
 
-async def _with_check(attempt: Attempt, parked: Parked) -> Outcome:
+async def _do(attempt: Attempt, parked: Parked) -> Outcome:
     """Do the step's work, and let its check judge what came of it. The check's container starts with the work."""
+    if not attempt.step.check:
+        return await _work(attempt, parked)
     try:
         checking = attempt.parking.park(attempt.step, attempt.number, "check")
     except BaseException:
@@ -118,19 +134,15 @@ async def _with_check(attempt: Attempt, parked: Parked) -> Outcome:
     finally:
         if outcome is None or outcome.reason:
             attempt.parking.discard(checking)
-    if outcome.reason:
-        return outcome
-    receipt = await _check(attempt, checking, outcome.commit)
-    reason, cause = explain(receipt, attempt.step.timeout_seconds)
-    reason = reason and f"its check failed: {reason}"
-    return replace(outcome, receipts=(*outcome.receipts, receipt), reason=reason, cause=cause)
+    return outcome if outcome.reason else await _check(attempt, await attempt.parking.arrived(checking), outcome)
 
 
 async def _work(attempt: Attempt, parked: Parked) -> Outcome:
     """Do the step's work in its container, and take in what it left."""
     journey, step = attempt.journey, attempt.step
     try:
-        await _fill(attempt, parked)
+        if parked.going is None:
+            await _fill(attempt, parked)
         receipt = await going.send(attempt, parked, "work")
         outputs, taken, fault = await asyncio.get_running_loop().run_in_executor(
             journey.threads, collecting.take_out, journey, parked, step
@@ -144,11 +156,20 @@ async def _work(attempt: Attempt, parked: Parked) -> Outcome:
         if error.code != SECRET:
             raise _hidden(journey, error) from None
         # The step's own doing, and nothing it left is believed: neither its files nor its outputs.
-        return Outcome((receipt,), {}, attempt.commit, (), str(error), "failure")
+        nothing: dict[str, Any] = {"outputs": {}, "commit": attempt.commit, "findings": ()}
+        return Outcome(receipts=(receipt,), reason=str(error), cause="failure", **nothing)
     finally:
         _leave(journey, parked)
     findings = collecting.few(map(journey.secrets.text, (*parked.left_out, *taken.findings, *findings)))
-    return Outcome((receipt,), outputs, commit, findings, journey.secrets.text(reason), cause, taken.artifacts)
+    return Outcome(
+        receipts=(receipt,),
+        outputs=outputs,
+        commit=commit,
+        findings=findings,
+        reason=journey.secrets.text(reason),
+        cause=cause,
+        artifacts=taken.artifacts,
+    )
 
 
 def _hidden(journey: Journey, error: WorkspaceError) -> WorkspaceError:
@@ -220,10 +241,9 @@ async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str
     return await in_git(journey, take)
 
 
-async def _check(attempt: Attempt, checking: Future[Parked], commit: str) -> Receipt:
-    """Run the step's check in a container of its own, on a copy of the tree that the work left."""
-    journey, step = attempt.journey, attempt.step
-    parked = await attempt.parking.arrived(checking)
+async def _check(attempt: Attempt, parked: Parked, outcome: Outcome) -> Outcome:
+    """Let the step's check, in a container of its own, judge a copy of the tree that the work left."""
+    journey, step, commit = attempt.journey, attempt.step, outcome.commit
 
     def fill() -> None:
         if parked.tree:
@@ -237,10 +257,14 @@ async def _check(attempt: Attempt, checking: Future[Parked], commit: str) -> Rec
         parked.exchange.write(values, invocation.files(step, "check"))
 
     try:
-        await in_git(journey, fill)
-        return await _send(attempt, parked, "check")
+        if parked.going is None:
+            await in_git(journey, fill)
+        receipt = await going.send(attempt, parked, "check", outcome)
     finally:
         _leave(journey, parked)
+    reason, cause = explain(receipt, step.timeout_seconds)
+    judged = {"reason": reason and f"its check failed: {reason}", "cause": cause}
+    return outcome.model_copy(update={"receipts": (*outcome.receipts, receipt), **judged})
 
 
 def lay(journey: Journey, tree: Tree, commit: str) -> None:
@@ -265,6 +289,7 @@ def _leave(journey: Journey, parked: Parked) -> None:
             if not parked.container.left:
                 evidence.removed(journey, parked.container)
                 remove_tree(parked.exchange.folder)
+                going.ended(journey, parked)
         except (SandboxUnavailable, WorkspaceError, OSError) as error:
             # The step's outcome stands; what could not be removed is tried again at the end, or by the next run.
             journey.troubled = True

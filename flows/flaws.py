@@ -84,7 +84,8 @@ def _strangers(state: WorkflowState) -> Iterator[Flaw]:
 
 def _status(state: WorkflowState) -> Iterator[Flaw]:
     if state.status == "completed" and final_status(state.plan.tasks, state.results) != "completed":
-        bad = next(s.id for s in state.plan.tasks if s.mandatory and state.step_status(s.id) != "completed")
+        fine = ("completed", "skipped")
+        bad = next(s.id for s in state.plan.tasks if s.mandatory and state.step_status(s.id) not in fine)
         what = f"it is completed, and step {bad} is {state.step_status(bad)}"
         yield _flaw("status.mandatory", "state.json", what, f"{REPAIR}computes the status from the steps")
     if state.status != "running" and state.running:
@@ -103,7 +104,5 @@ def _times(result: StepResult, now: float) -> Iterator[Flaw]:
         yield _flaw("time.future", where, ahead, "nothing, if the clock was put back since", "note")
 
 
-def _flaw(
-    code: str, where: str, what: str, mend: str, severity: Literal["error", "warning", "note"] = "error"
-) -> Flaw:
+def _flaw(code: str, where: str, what: str, mend: str, severity: Literal["error", "warning", "note"] = "error") -> Flaw:
     return Flaw(code=code, severity=severity, where=where, what=what, mend=mend)

@@ -147,6 +147,14 @@ class Folder:
         """Return the workflow's state: the snapshot, and what was recorded since. UnknownWorkflow if it is lost."""
         return _known(self, lambda: statekeeping.current(self))
 
+    def condition(self) -> tuple[WorkflowState | None, str]:
+        """Return the state, None if it is lost, and what is damaged of it, in a sentence with its mend."""
+        try:
+            found = statekeeping.fold(self)
+        except ValueError as error:
+            return None, str(_lost(self, str(error)))
+        return found.state(), str(_lost(self, found.wrong)) if found.wrong else ""
+
     def write(self, state: WorkflowState) -> None:
         """Keep how a workflow that nobody works on has ended. The claim must be held."""
         records = journal.Journal(self.journal)

@@ -32,6 +32,8 @@ class Fold:
         self._reload = reload
         """Reads the plan, where a part of the run began to go by another one."""
         self._changes: dict[str, Any] = {}
+        self.wrong = ""
+        """Why the snapshot could not be believed, where it was not."""
         self.at = base.journal_at
         """Bytes of the journal that were taken in."""
         self.results = dict(base.results)
@@ -128,7 +130,7 @@ class Fold:
             self._changes["seconds"] = max(0.0, at - began)
 
     def _keys(self, entry: Entry) -> None:
-        """A step is about to run, or to come back: what an earlier attempt with another key left is no longer its."""
+        """Take in that a step is about to run, or to come back: another key's result is no longer its own."""
         step, key = entry.fields["step"], entry.fields["key"]
         known = self.results.get(step)
         self.keys[step] = key
@@ -177,7 +179,7 @@ class Fold:
         self.running.clear()
 
     def _begun(self, entry: Entry) -> None:
-        """A part of the run begins: it re-uses nothing yet, and what earlier parts left still stands."""
+        """Take in that a part of the run begins: it re-uses nothing yet, and what earlier parts left still stands."""
         fields = entry.fields
         if fields["plan_hash"] != self._now("plan_hash"):
             self._changes["plan"] = self._reload()

@@ -23,7 +23,7 @@ from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.workspace import Store, WorkspaceError, remove_tree
-from workflowmaster.flows import evidence, folders
+from workflowmaster.flows import adoption, evidence, folders
 from workflowmaster.flows.admitting import admit, pin
 from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.audit import AuditLog
@@ -39,7 +39,7 @@ from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
 from workflowmaster.flows.scheduling import ancestors
 from workflowmaster.flows.sealing import Sealing
 from workflowmaster.flows.secretkeeping import Secrets, resolve
-from workflowmaster.flows.sweeping import emptied, remove_own, sweep
+from workflowmaster.flows.sweeping import emptied, remove_own
 from workflowmaster.flows.unmet import refuse_unmet
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class Journey:
     """Tags that a concurrency limit of the Prefect server names."""
     past: Past = field(default_factory=Past)
     """What an earlier part of the run has recorded."""
+    adopting: adoption.Adopting = field(default_factory=adoption.Adopting)
+    """What a dead owner sent off and nobody has asked for yet."""
     attempts: dict[str, int] = field(default_factory=dict)
     """Step id → attempts that an earlier part of the run made, however they ended."""
     exported: str | None = None
@@ -201,6 +203,7 @@ class Journey:
         self.closing.set()
         if self.parking:
             self.parking.close()
+        self.adopting.close(self)
         self.clearing.close()
         self.threads.shutdown(wait=True)
         self.keeping.close()
@@ -208,10 +211,10 @@ class Journey:
             self.network.close()
         if self.troubled:
             remove_own(self.engine, self.id, self.owner)
-        for place in () if self.claim.lost else (self.folder.trees, self.folder.exchange):
+        if not self.claim.lost:
             # What cannot be removed now is removed by the next resume, or told by it.
             with contextlib.suppress(WorkspaceError, OSError):
-                remove_tree(place)
+                emptied(self.folder, spare=self.adopting.places(self.folder))
         self.git.submit(self.store.close).result()
         self.git.shutdown()
         self.audit.close()
@@ -256,10 +259,10 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
         sealing = Sealing.of(folder.audit, settings)
         if resume:
             insist_on_log(folder.audit, sealing)
-            # What a killed owner left there belongs to its containers: those go first.
-            sweep(engine, workflow=resume.id)
-            emptied(resume)
+            # What a killed owner left there is gone on with, or goes.
+            adopting = adoption.found(resume, engine, plan.ids)
         else:
+            adopting = adoption.Adopting()
             _keep_prompt(folder, plan, fixed.prompt if fixed else Path(options.prompt))
         root = os.geteuid() == 0
         user = (STEP_USER, STEP_USER) if root else (os.geteuid(), os.getegid())
@@ -282,7 +285,8 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
             claim=mine,
             past=known,
             decisions=list(known.decisions),
-            attempts=resume.attempts(plan.ids) if resume else {},
+            adopting=adopting,
+            attempts=adopting.earlier(resume.attempts(plan.ids)) if resume else {},
             exported=(resume.state().commit or None) if resume else None,
             # The last thing that can fail, because it leaves a pin in the user's repository.
             store=Store.open(

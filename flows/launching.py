@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflowmaster.flows import folders, offering, report, resuming, running, serving
+from workflowmaster.flows import folders, offering, repairing, report, resuming, running, serving
 from workflowmaster.flows.asking import BadOption, Options, inputs, plan_of
 from workflowmaster.flows.audit import AuditLog
 from workflowmaster.flows.claim import Claim, NeedsPerson, take
@@ -106,6 +106,8 @@ def _again(folder: Folder, given: argparse.Namespace, held: Claim, *, kept: bool
     """Go on with a claimed run; unless `kept`, with what its prompt says by now."""
     settings = load()
     try:
+        for mend in repairing.before_resume(folder):
+            sys.stderr.write(f"repaired: {mend.what}\n")
         asked = resuming.wish(folder, settings, kept=kept, start=start)
         sys.stderr.writelines(f"{line}\n" for line in asked.told)
     except BaseException:

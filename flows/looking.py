@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from workflowmaster.flows.state import WorkflowState
 
 
+DAMAGED = "damaged"
+"""Status that `list` shows of a run whose state is damaged or lost."""
+
+
 def out(text: str) -> None:
     """Print an answer on stdout."""
     print(text)
@@ -32,19 +36,30 @@ def out(text: str) -> None:
 
 def show_list(given: argparse.Namespace) -> int:
     """List the runs, the newest first."""
-    states = [folder.state() for folder in folders.everything()]
+    rows = [_row(folder) for folder in folders.everything()]
     if given.json:
-        out(json.dumps([_summary(state) for state in states]))
+        out(json.dumps(rows))
         return 0
-    for state in states:
-        done = sum(result.status == "completed" for result in state.results.values())
-        out(
-            f"{state.workflow_id}  {moment(state.started_at)}  {state.status:<9}  "
-            f"{done}/{len(state.plan.tasks)} steps  {duration(state.seconds):>8}  {state.plan.name}"
-        )
-    if not states:
+    for row in rows:
+        steps = f"{row['completed']}/{row['tasks']} steps"
+        when = f"{moment(row['started_at'])}  {row['status']:<9}"
+        out(f"{row['workflow_id']}  {when}  {steps}  {duration(row['seconds']):>8}  {row['name']}")
+        if row["status"] == DAMAGED:
+            sys.stderr.write(f"{row['reason']}\n")
+    if not rows:
         sys.stderr.write("no runs yet: workflowmaster run FILE\n")
     return 0
+
+
+def _row(folder: Folder) -> dict[str, Any]:
+    """Return what `list` says of a run; of a damaged one what can be known, and the mend."""
+    state, wrong = folder.condition()
+    # Of one that has just begun, the first snapshot is on its way.
+    damaged = {"status": DAMAGED, "reason": wrong} if wrong and not claimed(folder) else {}
+    if state is None:
+        lost = {"name": folder.id, "started_at": 0.0, "seconds": 0.0, "completed": 0, "tasks": 0}
+        return {"workflow_id": folder.id, **lost, "branch": None, "workspace": "", "status": DAMAGED, "reason": wrong}
+    return {**_summary(state), **damaged}
 
 
 def _summary(state: WorkflowState) -> dict[str, Any]:
@@ -131,8 +146,9 @@ def show_report(given: argparse.Namespace) -> int:
 
 def stats(given: argparse.Namespace) -> int:
     """Count runs, steps, attempts and containers, with the times they took."""
-    chosen = [folders.find(given.id)] if given.id else folders.everything()
-    numbers = counted([folder.state() for folder in chosen])
+    # One that is asked for by name and lost is an error; among all of them it only cannot be counted.
+    states = [folders.find(given.id).state()] if given.id else _readable()
+    numbers = counted(states)
     if given.json:
         out(json.dumps(numbers))
         return 0
@@ -143,6 +159,14 @@ def stats(given: argparse.Namespace) -> int:
         told = ", ".join(f"{part} {_shown(one[f'{part}_seconds'])}" for part in ("start", "parked", "begin"))
         out(f"{name}: {one['count']} containers; median / p95 in seconds: {told}")
     return 0
+
+
+def _readable() -> list[WorkflowState]:
+    conditions = [folder.condition() for folder in folders.everything()]
+    for state, wrong in conditions:
+        if state is None:
+            sys.stderr.write(f"not counted: {wrong}\n")
+    return [state for state, _ in conditions if state]
 
 
 def _shown(pair: dict[str, float | None]) -> str:

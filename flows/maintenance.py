@@ -76,7 +76,9 @@ async def _recovered(orphan: Orphan, settings: Settings, *, dry_run: bool) -> di
     elif orphan.stopped == "cancelled" and orphan.folder:
         action, reason = await asyncio.to_thread(_closed, orphan.folder)
     elif orphan.flow_run_id:
-        crashed = Crashed(message=f"{one_line(orphan.reason, 300)}. Not resumed: {one_line(choice.reason, 300)}")
+        crashed: State[Any] = Crashed(
+            message=f"{one_line(orphan.reason, 300)}. Not resumed: {one_line(choice.reason, 300)}"
+        )
         await taskrows.end_run(orphan.flow_run_id, crashed)
     return {**orphan.public(), "action": action, "reason": reason}
 

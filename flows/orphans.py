@@ -41,6 +41,8 @@ DEATHS: Final = 3
 """Times that a run may die without finishing a step in between before it is left to a person."""
 UNFINISHED: Final = re.compile(rb'"status"\s*:\s*"running"')
 TAKEN_IN: Final = re.compile(rb'"journal_at"\s*:\s*(\d+)')
+TAIL: Final = 65_536
+"""Last bytes of an audit log that are looked at."""
 STOPPED: Final[Mapping[str, str]] = {"CANCELLING": "cancelled", "CANCELLED": "cancelled", "PAUSED": "paused"}
 """Types of a flow run's state that somebody has set → what the workflow is then."""
 
@@ -92,7 +94,7 @@ class Sight:
     """What can be seen of one workflow."""
 
     status: str
-    """The workflow's; empty where no state was ever written, `?` where it cannot be read."""
+    """The workflow's; `?` where it cannot be read."""
     held: bool = False
     """Whether a process of this machine holds its claim."""
     alive: bool = False
@@ -106,7 +108,7 @@ def orphaned(sight: Sight) -> bool:
     if sight.held or sight.alive:
         return False
     # A run that was suspended and killed before it could write that down waits like any other that is paused.
-    return sight.status in ("running", "", "?") and sight.flow_run != "PAUSED"
+    return sight.status in ("running", "?") and sight.flow_run != "PAUSED"
 
 
 def detect_orphaned_workflows(*, server: bool = True) -> list[Orphan]:
@@ -148,9 +150,11 @@ def _near() -> Iterator[Near]:
     for folder in _folders():
         if _ended(folder) or claim.holder_of(folder) is not None:
             continue
-        if folder.begun or folder.record.exists() or folder.plan_file.exists():
-            yield Near(folder, *_state(folder))
-        # Otherwise there is nothing but an empty folder, and somebody may be about to fill it.
+        # One without a record has only been begun, perhaps this moment; if nobody goes on with it, it is swept.
+        if folder.begun or folder.record.exists():
+            state, wrong = _state(folder)
+            if state or not _said_over(folder):
+                yield Near(folder, state, wrong)
 
 
 def _folders() -> list[Folder]:
@@ -171,14 +175,24 @@ def _ended(folder: Folder) -> bool:
     return bool(data) and not later and not UNFINISHED.search(data) and data.rstrip().endswith(b"}")
 
 
+def _said_over(folder: Folder) -> bool:
+    """Whether the audit log's end says that the run has ended. Only asked where no state can be had any more."""
+    try:
+        with folder.audit.open("rb") as file:
+            file.seek(max(0, folder.audit.stat().st_size - TAIL))
+            end = file.read()
+    except OSError:
+        return False
+    return end.rfind(b'"workflow.finished"') > end.rfind(b'"workflow.started"')
+
+
 def _judged(near: list[Near], signs: Signs | None) -> Iterator[Orphan]:
     for one in near:
         folder, state = one.folder, one.state
         run = signs.run_of(folder.id, state.flow_run_id if state else "") if signs else None
-        status = state.status if state else "?" if folder.begun else ""
         # The lock last: who has taken the workflow up since it was read holds it now.
         sight = Sight(
-            status,
+            state.status if state else "?",
             alive=bool(signs and signs.alive(folder.id)),
             flow_run=run.state if run else "",
             held=claim.holder_of(folder) is not None,
@@ -188,8 +202,6 @@ def _judged(near: list[Near], signs: Signs | None) -> Iterator[Orphan]:
 
 
 def _state(folder: Folder) -> tuple[WorkflowState | None, str]:
-    if not folder.begun:
-        return None, "it was killed before its first step could begin: run it again"
     try:
         return folder.state(), ""
     except UnknownWorkflow as error:

@@ -106,6 +106,16 @@ class Trees:
     held: dict[str, Tree] = field(default_factory=dict)
     made: int = 0
 
+    @classmethod
+    def after(cls, journey: Journey) -> Trees:
+        """Return those of a run; what its steps work in that it may adopt is taken, and its number not given again."""
+        made = cls(journey.folder.trees)
+        for name, record in journey.adopting.waiting.items():
+            if record.tree:
+                made.held[name] = Tree(journey.folder.path / record.tree, line=[name])
+                made.made = max(made.made, int(made.held[name].path.name))
+        return made
+
     def reserve(self, step: Step) -> Tree:
         """Give a step its directory: its own already, that of the step it continues, a free one or a new one."""
         if step.id in self.held:
@@ -143,7 +153,7 @@ class Parking:
 
     def __init__(self, journey: Journey) -> None:
         self.journey = journey
-        self.trees = Trees(journey.folder.trees)
+        self.trees = Trees.after(journey)
         self.enabled = True
         self._waiting: dict[str, Future[Parked]] = {}
         self._under: dict[str, SecurityPolicy] = {}
@@ -155,7 +165,8 @@ class Parking:
         for step in steps:
             if not self.enabled or len(self._waiting) >= self.limit:
                 return
-            if step.in_container and step.id not in self._waiting and step.id not in self.journey.running:
+            taken = (self._waiting, self.journey.running, self.journey.adopting.waiting)
+            if step.in_container and not any(step.id in one for one in taken):
                 self._under[step.id] = self.journey.policies[step.id]
                 self._waiting[step.id] = self.park(step, self._first(step), "work")
 
@@ -204,31 +215,12 @@ class Parking:
         journey = self.journey
         policy = journey.policies[step.id]
         tree = self.trees.reserve(step) if policy.workspace != "none" else None
-        name = "-".join([journey.id, safe(step.id), str(attempt), *([purpose] if purpose != "work" else [])])
+        name = self._name(step, attempt, purpose)
         user = container_user(journey, policy.user)
         # Of one that is started anew the first folder may still be on its way out.
         self._made += 1
         exchange = Exchange(journey.folder.exchange / f"{name}.{self._made}")
-        mounts = list(exchange.mounts)
-        if tree:
-            mounts.append(Mount(tree.path, WORKSPACE, writable=policy.workspace in ("rw", "copy")))
-        request = ContainerRequest(
-            name=name,
-            image_id=journey.record.images[step.image],
-            policy=policy,
-            argv=argv(step, purpose, journey.record.options.agent or journey.settings.agent),
-            mounts=tuple(mounts),
-            labels={
-                "workflow": journey.id,
-                "step": step.id,
-                "attempt": str(attempt),
-                **journey.owner.labels(),
-                **deadline.labels(step.timeout_seconds),
-            },
-            user=f"{user[0]}:{user[1]}",
-            workdir=WORKSPACE if tree else SCRATCH,
-            secrets=step.secrets,
-        )
+        request = self.request(step, attempt, purpose, exchange, tree)
 
         def start() -> Parked:
             bound = bounded.bound_of(policy, local=journey.engine.info.local)
@@ -246,6 +238,39 @@ class Parking:
             return Parked(container, exchange, tree, bound=bound, line=line)
 
         return journey.threads.submit(start)
+
+    def _name(self, step: Step, attempt: int, purpose: str) -> str:
+        words = [self.journey.id, safe(step.id), str(attempt), *([purpose] if purpose != "work" else [])]
+        return "-".join(words)
+
+    def request(
+        self, step: Step, attempt: int, purpose: str, exchange: Exchange, tree: Tree | None
+    ) -> ContainerRequest:
+        """Return what is asked of the engine for one attempt."""
+        journey = self.journey
+        policy, user = journey.policies[step.id], container_user(journey, journey.policies[step.id].user)
+        mounts = list(exchange.mounts)
+        if tree:
+            mounts.append(Mount(tree.path, WORKSPACE, writable=policy.workspace in ("rw", "copy")))
+        return ContainerRequest(
+            name=self._name(step, attempt, purpose),
+            image_id=journey.record.images[step.image],
+            policy=policy,
+            argv=argv(step, purpose, journey.record.options.agent or journey.settings.agent),
+            mounts=tuple(mounts),
+            labels={
+                "workflow": journey.id,
+                "step": step.id,
+                "attempt": str(attempt),
+                **journey.owner.labels(),
+                **deadline.labels(step.timeout_seconds),
+                # For whoever sweeps, with whatever state directory: what runs there may be adopted.
+                "folder": str(journey.folder.path),
+            },
+            user=f"{user[0]}:{user[1]}",
+            workdir=WORKSPACE if tree else SCRATCH,
+            secrets=step.secrets,
+        )
 
     def discard(self, starting: Future[Parked]) -> None:
         """Remove a container that is not wanted after all, as soon as it has started, and not in the loop's thread."""

@@ -37,6 +37,13 @@ def place() -> Path:
     return Path(os.environ.get("PREFECT_LOCAL_STORAGE_PATH") or home() / "results")
 
 
+def elsewhere() -> str:
+    """Return where Prefect keeps results instead, if the user has told it to keep them in a storage block."""
+    return os.environ.get("PREFECT_DEFAULT_RESULT_STORAGE_BLOCK") or os.environ.get(
+        "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK", ""
+    )
+
+
 def file_of(key: str) -> Path | None:
     """Return the file of a key, if there is one."""
     path = place() / key

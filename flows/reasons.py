@@ -82,15 +82,24 @@ def _add(found: dict[str, Trail], entry: Entry) -> None:
         return
     trail = found[fields["step"]]
     if entry.kind == "keys":
-        trail.keys.append(fields)
+        _keyed(trail, fields)
     elif entry.kind == "result":
         trail.results.append(fields)
     elif entry.kind == "decision":
         trail.decisions.append(fields)
     if entry.kind in ("go", "ended") and fields.get("adopted"):
         trail.adopted.append(fields)
-    if entry.kind in ("keys", "go", "result"):
+    if entry.kind in ("go", "result"):
         trail.last = entry.kind
+
+
+def _keyed(trail: Trail, fields: Mapping[str, Any]) -> None:
+    """Take in a key. One that is named again without its parts is the last one, whose outcome comes back."""
+    if fields.get("parts"):
+        trail.keys.append(fields)
+    done = trail.results[-1]["result"] if trail.results else {}
+    if not (done.get("key") == fields["key"] and done.get("status") == "completed"):
+        trail.last = "keys"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ INFRASTRUCTURE, POLICY = 4, 5
 def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> WorkflowState:
     """Run a prepared journey to its end and return the state it left. KeyboardInterrupt after an orderly stop."""
     folder = journey.folder
+    _hush()
     try:
         _set_off(journey, watcher, own)
         with _pointing_on(journey), serving.trouble():
@@ -45,7 +46,7 @@ def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> W
         if not journey.begun:
             journey.abandon()
         if own:
-            _drain()
+            embedded.drain_client()
     if journey.interrupted:
         raise KeyboardInterrupt
     return folder.state()
@@ -92,10 +93,11 @@ def _undisturbed() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _drain() -> None:
-    # What Prefect says while it empties its queues is meant for its own developers.
+def _hush() -> None:
+    """Keep Prefect from printing what its background threads meet; what that means for the run, its end will say."""
+    # A page a message while a server is away, although all of it is tried again: meant for its own developers.
     logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)
-    embedded.drain_client()
+    logging.raiseExceptions = False
 
 
 async def _until_done(journey: Journey) -> None:

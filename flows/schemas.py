@@ -41,17 +41,23 @@ def opened(data: bytes, what: What) -> dict[str, Any]:
 
     A file without a checksum is taken as it is: older versions wrote none.
     """
+    raw = parsed(data)
+    readable(raw, NEWEST[what], what)
+    given = raw.pop(CHECKSUM, None)
+    if given is not None and given != _checksum(raw):
+        raise ValueError("does not match its checksum")
+    return migrate(raw, what)
+
+
+def parsed(data: bytes) -> dict[str, Any]:
+    """Return a file's values as they are. ValueError if it holds no JSON object."""
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is no JSON ({error})") from error
     if not isinstance(raw, dict):
         raise ValueError(f"holds {type(raw).__name__} where an object belongs")  # noqa: TRY004 - the file's fault
-    readable(raw, NEWEST[what], what)
-    given = raw.pop(CHECKSUM, None)
-    if given is not None and given != _checksum(raw):
-        raise ValueError("does not match its checksum")
-    return migrate(raw, what)
+    return raw
 
 
 def readable(raw: Mapping[str, Any], newest: int, what: str) -> int:

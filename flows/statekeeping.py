@@ -39,7 +39,9 @@ def fold(folder: Folder) -> Fold:
     except (ValueError, FileNotFoundError) as error:
         if schemas.is_newer(error):
             raise
-        return derived(folder)
+        found = derived(folder)
+        found.wrong = f"{folder.state_file.name} {error if isinstance(error, ValueError) else 'is missing'}"
+        return found
     records = journal.read(folder.journal, base.journal_at) if _reaches(folder, base.journal_at) else None
     if records is None or records.damaged:
         return derived(folder)
@@ -58,10 +60,12 @@ def derived(folder: Folder) -> Fold:
     the persisted results, which win.
     """
     base = _base(folder)
-    at = base.journal_at if _reaches(folder, base.journal_at) else 0
+    at = base.journal_at
     entries = journal.read(folder.journal).entries
     made = Fold(base, lambda: plan(folder)).recall(entry for entry in entries if entry.end <= at)
     made.take(entry for entry in entries if entry.end > at)
+    # Of a journal that was cut off, what comes next stands where something else did.
+    made.at = min(made.at, folder.journal.stat().st_size if folder.journal.exists() else 0)
     for result in _believed(folder, made):
         made.trust(result)
     return made

@@ -95,9 +95,11 @@ def result_key(journey: Journey, step: Step, tree: str, *, shared: bool = True) 
     # What somebody wants to run anew must not come back from elsewhere either.
     owner = "shared" if step.cache and shared and "generation" not in parts else journey.id
     key = f"{owner}-{hashlib.sha256(canonical([step.id, parts])).hexdigest()}"
-    if journey.past.keyed.get(step.id) != key:
-        journey.past.keyed[step.id] = key
-        journey.journal.append("keys", step=step.id, key=key, parts={name: shown(part) for name, part in parts.items()})
+    # A key that stayed as it was is only named: a resume must not write all parts of a thousand keys once more.
+    known = journey.past.keyed.get(step.id) == key
+    told = {} if known else {"parts": {name: shown(part) for name, part in parts.items()}}
+    journey.past.keyed[step.id] = key
+    journey.journal.append("keys", step=step.id, key=key, **told)
     return key
 
 

@@ -98,6 +98,7 @@ def _facts(row: Row) -> Markup | None:
         ("Container", " ".join(short(r.container_id) for r in row.receipts if r.container_id)),
         ("User", ", ".join(dict.fromkeys(r.user for r in row.receipts if r.user))),
         ("Ended by", "; ".join(_endings(row))),
+        ("Adopted", _adopted(row)),
         ("Network", _network(row)),
         ("Condition", row.step.condition),
         ("Looser policy", row.step.policy_reason),
@@ -105,6 +106,15 @@ def _facts(row: Row) -> Markup | None:
     ]
     items = [part for name, value in facts if value for part in (element("dt", name), element("dd", value))]
     return element("dl", *items, class_="facts") if items else None
+
+
+def _adopted(row: Row) -> str:
+    """Say which of its containers another owner went on with, and how long nobody watched; nothing where none."""
+    found = [receipt for receipt in row.receipts if receipt.adopted]
+    return "; ".join(
+        f"{receipt.purpose}, after its owner had died; unwatched for at most {duration(receipt.unwatched_seconds)}"
+        for receipt in found
+    )
 
 
 def _network(row: Row) -> str:

@@ -22,12 +22,12 @@ from workflowmaster.blocks import bounded, deadline
 from workflowmaster.blocks.engine import OURS, Engine, SandboxUnavailable
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.workspace import WorkspaceError, remove_tree
-from workflowmaster.flows import folders
+from workflowmaster.flows import folders, sparing
 from workflowmaster.flows.claim import NeedsPerson, aside
 from workflowmaster.flows.folders import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
     from workflowmaster.flows.journey import Journey
@@ -50,6 +50,8 @@ class Swept:
     """Workflows whose working folders were removed; their logs, reports and results stay."""
     overdue: list[str] = field(default_factory=list)
     """Containers past their deadline whose owner cannot be judged from here: a person may remove them."""
+    kept: list[str] = field(default_factory=list)
+    """Containers without an owner that a resume can go on with: they work until their wall time is over."""
     trouble: list[str] = field(default_factory=list)
     """What should have been removed and could not be."""
 
@@ -59,16 +61,25 @@ class Swept:
         return [*self.containers, *self.networks, *self.volumes, *self.mounts, *self.folders]
 
 
-def sweep(engine: Engine, *, stop: Callable[[], bool] = bool, **labels: str) -> Swept:
+def sweep(
+    engine: Engine,
+    *,
+    stop: Callable[[], bool] = bool,
+    spare: Callable[[dict[str, Any]], bool] = lambda _: False,
+    **labels: str,
+) -> Swept:
     """Remove our containers, networks and volumes that carry these labels and whose owner no longer runs.
 
     In this order, for a network or volume that a container uses cannot be removed. `stop` is asked before each one;
-    its answer True ends the sweep.
+    its answer True ends the sweep. `spare` says of an orphaned container whether it stays.
     """
     swept = Swept()
     found = engine.containers(**labels)
     swept.overdue = [_name(one) for one in found if _overdue(one)]
     for one in _orphans(found, stop):
+        if spare(one):
+            swept.kept.append(_name(one))
+            continue
         _remove(swept, swept.containers, _name(one), lambda one=one: engine.remove(one["Id"]))  # type: ignore[misc]
     for one in _orphans(engine.networks(**labels), stop):
         _remove(swept, swept.networks, one["Name"], lambda one=one: engine.remove_network(one["Id"]))  # type: ignore[misc]
@@ -79,7 +90,7 @@ def sweep(engine: Engine, *, stop: Callable[[], bool] = bool, **labels: str) -> 
 
 def sweep_all(engine: Engine, *, stop: Callable[[], bool] = bool) -> Swept:
     """Sweep the engine, and then the state directory: what is mounted there, and folders that no run works in."""
-    swept = sweep(engine, stop=stop)
+    swept = sweep(engine, stop=stop, spare=sparing.resumable)
     places = sorted(folders.workflows().iterdir()) if folders.workflows().is_dir() else []
     tidied = [folder for folder in map(Folder, places) if _left(folder)]
     held = {one["Labels"].get(f"{OURS}.workflow") for one in engine.containers()} if tidied else ()
@@ -116,15 +127,18 @@ def at_start(journey: Journey) -> None:
         journey.audit.append("swept", **{kind: getattr(swept, kind) for kind in kinds})
 
 
-def emptied(folder: Folder) -> list[Path]:
+def emptied(folder: Folder, *, spare: Collection[Path] = ()) -> list[Path]:
     """Remove the directories that a workflow's steps worked in; return what was mounted there. The claim must be held.
 
-    Raises WorkspaceError if something cannot be removed.
+    Those in `spare` stay as they are. Raises WorkspaceError if something cannot be removed.
     """
-    # Unmounted first, or removing would go into a file system that a container may have filled.
-    released = bounded.release(folder.path)
+    released: list[Path] = []
     for place in _left(folder):
-        remove_tree(place)
+        inside = [path for path in spare if place in path.parents]
+        for one in (path for path in place.iterdir() if path not in inside) if inside else (place,):
+            # Unmounted first, or removing would go into a file system that a container may have filled.
+            released += bounded.release(one)
+            remove_tree(one)
     return released
 
 

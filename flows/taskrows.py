@@ -97,7 +97,7 @@ async def _end_flow_runs(client: PrefectClient, workflow: str, mine: UUID) -> No
 
     for run in await _named(client, workflow):
         if run.id != mine and run.state_type and run.state_type.value in STUCK:
-            gone_on = Crashed(message=f"{KILLED}; the workflow went on as flow run {mine}")
+            gone_on: State[Any] = Crashed(message=f"{KILLED}; the workflow went on as flow run {mine}")
             await client.set_flow_run_state(run.id, gone_on, force=True)
             await end_tasks(client, run.id, before=datetime.now(UTC))
 

@@ -55,6 +55,9 @@ def clean(given: argparse.Namespace) -> int:
     if swept.overdue and not given.json:
         names = " ".join(swept.overdue)
         sys.stderr.write(f"past their deadline, but not ours to judge from here: docker rm -f {names}\n")
+    if swept.kept and not given.json:
+        names = " ".join(swept.kept)
+        sys.stderr.write(f"kept, for `resume` goes on with them and `cancel` removes them: {names}\n")
     for line in swept.trouble:
         sys.stderr.write(f"{line}\n")
     return INFRASTRUCTURE if swept.trouble else 0

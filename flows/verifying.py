@@ -1,8 +1,9 @@
 """Whether an audit log is what was written: every record, every key, every checkpoint, and what the anchors remember.
 
-What is found without any anchor: any byte changed, any record deleted, put in, moved or written twice, an end cut off, a
-file emptied, removed or taken from another workflow, a checkpoint that is missing or signed by somebody else. What only
-an anchor finds: an older copy of everything put back at once. What nobody finds: records that were never written.
+What is found without any anchor: any byte changed, any record deleted, put in, moved or written twice, an end cut
+off, a file emptied, removed or taken from another workflow, a checkpoint that is missing or signed by somebody else.
+What only an anchor finds: an older copy of everything put back at once. What nobody finds: records that were never
+written.
 
 A log without an end is no broken log. A run that is under way, and one that was killed, have records after their last
 checkpoint; those hold by their keys, and by the mark in the key file that says how far the disk had them.
@@ -82,7 +83,7 @@ def examine(log: Path, how: Sealing, *, ended: bool = False, note: str | None = 
             verdict.records, event = plain(log)
             verdict.finished = event in PLAIN_ENDS
             if ended and not verdict.finished:
-                _bad(log, verdict.records, verdict.records, "the chain is broken", "the end is missing", after=True)
+                _bad(log, verdict.records, verdict.records, "the end is missing", after=True)
         else:
             _Examination(log, how, verdict).run(ended=ended, note=note)
     except (AuditBroken, OSError) as error:
@@ -101,9 +102,10 @@ def verify(log: Path, *, ended: bool = False) -> int:
     return verdict.records
 
 
-def _bad(path: Path, line: int, record: int, what: str, why: str, *, after: bool = False) -> NoReturn:
+def _bad(path: Path, line: int, record: int, why: str, *, after: bool = False) -> NoReturn:
     where = f"after record {record - 1}" if after else f"at record {record}"
-    raise AuditBroken(f"{path}:{line}: {what} {where}: {why}", record=record, file=path.name, line=line)
+    said = f"{path}:{line}: the chain is broken {where}: {why}"
+    raise AuditBroken(said, record=record, file=path.name, line=line)
 
 
 class _Examination:
@@ -176,17 +178,15 @@ class _Examination:
                     if last and not line.endswith(b"\n"):
                         self.verdict.torn_bytes = len(line)
                         break
-                    _bad(path, number, seq, _BROKEN, "it is no record")
-                if hash_of(line) != one.hash:
-                    _bad(path, number, seq, _BROKEN, "it was changed")
-                if one.seq != seq or one.prev != self.head:
-                    _bad(path, number, seq, _BROKEN, self._order(one, seq))
+                    _bad(path, number, seq, "it is no record")
+                if hash_of(line) != one.hash or one.seq != seq or one.prev != self.head:
+                    _bad(path, number, seq, self._fault(one, line))
                 if self.sealed or one.epoch != self.epoch:
                     self._step(path, number, one)
                 if mac(self.key, one.hash) != one.mac:
-                    _bad(path, number, seq, _BROKEN, "it was not written with the log's key")
+                    _bad(path, number, seq, "it was not written with the log's key")
                 if seq == mark and one.hash != self.held.head:
-                    _bad(path, number, seq, _BROKEN, "it is not the record that had reached the disk")
+                    _bad(path, number, seq, "it is not the record that had reached the disk")
                 if self.vouched:
                     self._vouch(path, line)
                 self.seq, self.head, self.place = seq, one.hash, (path, number)
@@ -196,11 +196,13 @@ class _Examination:
     def _vouch(self, path: Path, line: bytes) -> None:
         record, wanted = json.loads(line), self.vouched
         if {name: record.get(name) for name in wanted} != wanted:
-            _bad(path, 1, 0, _BROKEN, f"{wanted['file']} is not the file it speaks of")
+            _bad(path, 1, 0, f"{wanted['file']} is not the file it speaks of")
         self.vouched = {}
 
-    @staticmethod
-    def _order(one: Line, seq: int) -> str:
+    def _fault(self, one: Line, line: bytes) -> str:
+        seq = self.seq + 1
+        if hash_of(line) != one.hash:
+            return "it was changed"
         if one.seq > seq:
             return f"records {seq} to {one.seq - 1} are missing before it"
         return "it stands here again, or too late" if one.seq < seq else "it does not follow the record before it"
@@ -209,7 +211,7 @@ class _Examination:
         """Go on to the next epoch, which only a sealed record ends."""
         if not self.sealed or one.epoch != self.epoch + 1:
             said = f"it is of epoch {one.epoch}, and {self.epoch} {'was closed' if self.sealed else 'is not'}"
-            _bad(path, number, one.seq, _BROKEN, said)
+            _bad(path, number, one.seq, said)
         self.key, self.epoch, self.sealed, self.first = next_key(self.key), one.epoch, False, one.seq
 
     def _seal(self, one: Line, line: bytes) -> None:
@@ -221,7 +223,7 @@ class _Examination:
 
     def _missing(self, why: str) -> NoReturn:
         path, line = self.place
-        _bad(path, line, self.seq + 1, "the chain is broken", f"the end is missing: {why}", after=True)
+        _bad(path, line, self.seq + 1, f"the end is missing: {why}", after=True)
 
     def _is_the_end(self) -> None:
         """Hold the last record against the key file, which knows how far the log had come."""
@@ -303,7 +305,6 @@ class _Examination:
         return f"agrees on {len(kept)} of {len(here)} checkpoints"
 
 
-_BROKEN: Final = "the chain is broken"
 _NOT_OURS: Final = "is signed with {key}, which is neither this machine's key nor among `trusted_audit_keys`"
 
 
@@ -330,7 +331,7 @@ def plain(path: Path) -> tuple[int, str]:
             record = _plain_record(path, number, line)
             good = hashlib.sha256(canonical({k: v for k, v in record.items() if k != "hash"})).hexdigest()
             if record.get("hash") != good or record.get("prev") != prev or record.get("seq") != count:
-                _bad(path, number, count, _BROKEN, "it was changed, or does not follow the record before it")
+                _bad(path, number, count, "it was changed, or does not follow the record before it")
             prev, event, count = good, str(record["event"]), number
     return count, event
 
@@ -341,5 +342,5 @@ def _plain_record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     except ValueError:
         record = None
     if not isinstance(record, dict) or not {"seq", "hash", "event"} <= record.keys():
-        _bad(path, number, number - 1, _BROKEN, "it is no record")
+        _bad(path, number, number - 1, "it is no record")
     return record

@@ -101,12 +101,14 @@ class CommandLine:
     """HOME; nothing may ever be written here."""
     cwd: Path
     env: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+    """What the command is started by: nothing, or what gives it another host's name."""
 
     def start(self, *words: str | Path, cwd: Path | None = None, **env: str) -> Running:
         given = {"WORKFLOWMASTER_HOME": str(self.home), "HOME": str(self.user_home), **self.env, **env}
         wanted = {name: value for name, value in _clean_environment(**given).items() if value != "-"}
         process = subprocess.Popen(
-            [str(WM), *map(str, words)],
+            [*self.prefix, str(WM), *map(str, words)],
             cwd=cwd or self.cwd,
             env=wanted,
             stdin=subprocess.DEVNULL,

@@ -92,11 +92,12 @@ def test_killed_and_started_again(away: float, own: OwnServer, held: Callable[[]
     comes_through(run, run.running.ended(120))
 
 
+@pytest.mark.long
 def test_killed_and_away_for_good(own: OwnServer, held: Callable[[], gated.Held], containers) -> None:
     run = held()
     own.kill()
     run.go()
-    said = run.running.ended(120)
+    said = run.running.ended(240)
     print("SAID", said.code, said.seconds, said.err[:1500])
     own.again()
     gated.says_clearly(said, "the Prefect server", f"workflowmaster resume {run.id}")

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -21,7 +22,6 @@ from chaoskit.aftermath import Outcome, outcome
 from chaoskit.arena import DRIVER, Arena, Kill, until
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
 
 pytestmark = [pytest.mark.docker, pytest.mark.prefect]
@@ -131,8 +131,6 @@ def test_who_was_stopped_for_longer_than_the_lease_loses_to_another_host_and_not
 
 def on_another_host(arena: Arena, *words: str) -> subprocess.Popen[str]:
     """Start a command where the host has another name and no process of this one can be seen."""
-    import subprocess
-
     inner = [sys.executable, "-P", str(DRIVER), "-", "", "1", *words]
     script = 'hostname elsewhere && exec "$@"'
     form = ["unshare", "--uts", "--pid", "--mount", "--fork", "--mount-proc", "sh", "-c", script, "sh", *inner]

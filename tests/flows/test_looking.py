@@ -109,31 +109,6 @@ def test_stats_of_nothing_are_zeros(bare: Any) -> None:
     assert bare("stats", "--json").json["total_tasks"] == 0
 
 
-def test_a_broken_chain_ends_with_7_and_the_record(kept: Any) -> None:
-    good = kept("audit", "verify", "task-single", "--json")
-    assert good.json == {"workflow_id": "task-single", "records": 2, "holds": True}
-    assert kept("audit", "verify", "task-single").out == "2 records hold\n"
-    path = kept.folder("task-single") / "audit.jsonl"
-    kept_text = path.read_text()
-    for tampered, message in (
-        (kept_text.replace('"completed"', '"partial"'), f"{path}:2: the chain is broken at record 1"),
-        (kept_text.splitlines(keepends=True)[0], f"{path}:1: the chain is broken after record 0: the end is missing"),
-    ):
-        path.write_text(tampered)
-        said = kept("audit", "verify", "task-single", "--json")
-        assert (said.code, said.err) == (7, f"error: {message}\n")
-        assert said.json == {"workflow_id": "task-single", "holds": False, "error": message}
-    path.write_text(kept_text)
-
-
-def test_the_audit_log_for_people_and_programs(kept: Any) -> None:
-    records = [json.loads(line) for line in kept("audit", "show", "task-single", "--json").out.splitlines()]
-    assert [record["event"] for record in records] == ["workflow.started", "workflow.finished"]
-    lines = kept("audit", "show", "task-single").out.splitlines()
-    assert [line.split()[0] for line in lines] == ["0", "1"]
-    assert lines[1].endswith('{"status": "completed"}')
-
-
 def test_the_report_goes_where_it_is_wanted(kept: Any, tmp_path: Path) -> None:
     assert kept("report", "task-single", "-o", "-").out.startswith("<!doctype html>")
     assert kept("report", "task-single", "-o", tmp_path / "r.html").out == ""

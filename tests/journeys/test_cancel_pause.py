@@ -54,10 +54,11 @@ WITHIN = 5.0
 PREFECT = Path(sys.executable).with_name("prefect")
 
 
-def working(line: Any, wait_until: Callable[..., Any]) -> str:
+def working(line: Any, wait_until: Callable[..., Any], running: Any = None) -> str:
     """The id of this user's only run, once its deaf step works."""
 
     def found() -> list[Path]:
+        assert running is None or running.process.poll() is None, running.ended().text
         logs = (line.home / "workflows").glob("*/logs/deaf.1.log")
         return [log for log in logs if log.read_text() == "working\n"]
 
@@ -117,7 +118,7 @@ def test_the_command_stops_a_run_without_a_server_and_resume_goes_on(
 ) -> None:
     line, repo = command_line(), repository()
     running = line.start("run", prompt, "--workspace", repo.path, "--json", "-q")
-    workflow = working(line, wait_until)
+    workflow = working(line, wait_until, running)
     asked = time.monotonic()
     asking = line.start(verb, workflow, "--json")
     seconds = gone_after(workflow, asked, wait_until)
@@ -142,7 +143,7 @@ def test_what_has_ended_cannot_be_stopped_and_a_paused_run_can_be_closed(
 ) -> None:
     line = command_line()
     running = line.start("run", prompt, "--workspace", repository().path, "-q")
-    workflow = working(line, wait_until)
+    workflow = working(line, wait_until, running)
     assert line("pause", "latest").code == 0
     assert running.ended(60.0).code == 3
     again = line("pause", workflow)
@@ -163,7 +164,7 @@ def test_an_orphan_is_closed_with_its_containers(
     containers: Callable[..., list[str]],
 ) -> None:
     running = line.start("run", prompt, "--workspace", repository().path, "-q")
-    workflow = working(line, wait_until)
+    workflow = working(line, wait_until, running)
     running.interrupt(signal.SIGKILL)
     running.ended()
     state = json.loads((line.folder() / "state.json").read_text())
@@ -218,7 +219,7 @@ def test_the_server_stops_a_plain_run(
 ) -> None:
     repo = repository()
     running = line.start("run", prompt, "--workspace", repo.path, "--json", "-q")
-    workflow = working(line, wait_until)
+    workflow = working(line, wait_until, running)
     flow_run = json.loads((line.folder() / "run.json").read_text())["flow_run_id"]
     began = time.monotonic()
     prefect_server.post(f"/flow_runs/{flow_run}/set_state", ASKED[asked]())
@@ -246,7 +247,7 @@ def test_the_command_stops_a_run_of_another_machine_through_the_server(
 ) -> None:
     other = command_line(PREFECT_API_URL=prefect_server.url)
     running = line.start("run", prompt, "--workspace", repository().path, "--json", "-q")
-    workflow = working(line, wait_until)
+    workflow = working(line, wait_until, running)
     answer = other(verb, workflow, "--json")
     assert (answer.code, answer.json["workflow_id"]) == (0, workflow), answer.text
     assert running_ones(workflow) == []
@@ -327,7 +328,7 @@ def test_the_server_stops_a_run_under_a_worker_and_a_resume_goes_on(
         seconds = gone_after(workflow, began, wait_until)
         assert seconds < WITHIN
         wait_until(lambda: prefect_server.get(f"/flow_runs/{flow_run}")["state_type"] == row, 60.0)
-        wait_until(lambda: (line.folder() / "report.html").exists(), 60.0)
+        wait_until((line.folder() / "report.html").exists, 60.0)
         states = {one["workflow_id"]: one for one in line("list", "--json").json}
         assert states[workflow]["status"] == status
         assert "by the Prefect server" in states[workflow]["reason"]

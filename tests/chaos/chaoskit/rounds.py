@@ -32,7 +32,7 @@ class Told:
     repeated: Counter[str] = field(default_factory=Counter)
     """Steps that ran more than once before their result was persisted."""
     adopted: int = 0
-    """Containers that were there at a kill and whose step did not run again."""
+    """Containers that were there at a kill, without a result yet, and whose step did not run again."""
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -116,6 +116,8 @@ def _not_adopted(arena: Arena, told: Told, moment: _Moment) -> list[str]:
         life = lives.get(run.container)
         if life is None or run.container not in moment.there or run.attempt == "check" or life.exits[:1] != [0]:
             continue
+        if run.step in moment.persisted:
+            continue  # its container was only not removed yet
         later = runs[moment.knocks :]
         same = [o for o in later if (o.step, o.container in lives) == (run.step, True) and o.container != run.container]
         if any(one.attempt != "check" for one in same):
