@@ -66,8 +66,8 @@ def make(home: Path, tmp_path: Path) -> Callable[..., Folder]:
     ) -> Folder:
         folder = folders.create(f"task-20261122-1400{number // 100:02d}-{number:08x}")
         steps = plan("a", "b", "c", "d", high=failed)
-        results = {s.id: StepResult(step=s.id, status="completed") for s in steps.tasks[:done]}
-        results |= {name: StepResult(step=name, status="failed") for name in failed}
+        results = {s.id: StepResult(step=s.id, status="completed", key="k") for s in steps.tasks[:done]}
+        results |= {name: StepResult(step=name, status="failed", key="k") for name in failed}
         state = WorkflowState.model_validate(
             {"workflow_id": folder.id, "plan": steps, "status": status, "results": results, **fields}
         )
@@ -113,7 +113,7 @@ DEAD = {("running", kind) for kind in TYPES if kind != "PAUSED"} | {("?", kind) 
 
 
 @pytest.mark.parametrize("status", STATUSES)
-@pytest.mark.parametrize(("held", "alive"), itertools.product((True, False), repeat=2))
+@pytest.mark.parametrize(("held", "alive"), list(itertools.product((True, False), repeat=2)))
 def test_only_what_nobody_holds_and_has_not_ended_is_an_orphan(status: str, held: bool, alive: bool) -> None:
     for kind in TYPES:
         expected = (status, kind) in DEAD and not held and not alive
