@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo test full engines lint generated clean
+.PHONY: help setup demo test full chaos engines lint generated clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -19,6 +19,9 @@ test: setup ## the test suite, short form
 
 full: setup ## the test suite with the long tests, and every property tried twenty times as often
 	@HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest --long
+
+chaos: setup ## kill, break and fill up what runs stand on, in hundreds of rounds (docs/chaos.md)
+	@$(PYTHON) -m pytest tests/chaos --long --reruns=0 -s
 
 engines: setup ## Podman and gVisor beside the engine of this machine, for their tests (as root)
 	@scripts/engines start

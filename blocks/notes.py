@@ -28,6 +28,9 @@ def write(workspace: Path, commit: str, text: str) -> None:
     user = userrepo.find(workspace)
     if user is None:
         return
+    if commit not in user.repo:
+        # git would write it all the same, and nobody would ever see it.
+        raise WorkspaceError("note", f"The note of {commit} cannot be written: {user.root} has no such commit.")
     who = pygit2.Signature(*AUTHOR)
     trouble: Exception | None = None
     for _ in range(_TRIES):

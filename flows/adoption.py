@@ -202,7 +202,7 @@ def _rejoined(attempt: Attempt, record: Going) -> Parked | Verdict:
         elapsed=record.elapsed(now),
         attested=_attested(record.attested),
         over=record.ended_after(finished, now) if verdict.verb == "harvest" else None,
-        room=parse_size(room) if room else None,
+        room=int(str(parse_size(room))) if room else None,
     )
     exchange, tree = Exchange(journey.folder.path / record.exchange), attempt.parking.trees.held.get(record.step)
     request = attempt.parking.request(attempt.step, record.attempt, record.purpose, exchange, tree)

@@ -141,4 +141,4 @@ async def _to_prefect(journey: Journey, text: str, epoch: int) -> None:
 
 def _failed(journey: Journey, anchor: str, epoch: int, error: Exception) -> None:
     log.warning("the audit log's checkpoint is not kept by %s: %s", anchor, error)
-    journey.audit.append("anchor.failed", anchor=anchor, epoch=epoch, reason=journey.secrets.text(str(error)))
+    journey.audit.append("anchor.failed", anchor=anchor, checkpoint=epoch, reason=journey.secrets.text(str(error)))

@@ -318,7 +318,7 @@ class AuditLog:
             )
             data = write_signed(checkpoint_path(self.path, epoch), statement, self.sealing)
             for anchor, trouble in anchoring.keep(self.sealing, self.workflow, epoch, data):
-                self._tell("anchor.failed", anchor=anchor, epoch=epoch, reason=trouble)
+                self._tell("anchor.failed", anchor=anchor, checkpoint=epoch, reason=trouble)
         with self._lock, self._locked():
             self._rekey(lambda old: replace(old, signed=max(old.signed, epoch + 1)))
 

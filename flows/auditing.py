@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +18,7 @@ from workflowmaster.flows.asking import BadOption
 from workflowmaster.flows.auditevents import about
 from workflowmaster.flows.auditfiles import records
 from workflowmaster.flows.claim import claimed
+from workflowmaster.flows.folders import UnknownWorkflow
 from workflowmaster.flows.sealing import Sealing
 from workflowmaster.flows.verifying import Verdict, examine
 from workflowmaster.flows.wording import counted, moment
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import argparse
 
     from workflowmaster.flows.folders import Folder
+    from workflowmaster.flows.state import WorkflowState
 
 BROKEN = 7
 _FRAME: Final = ("seq", "epoch", "ts", "pid", "event", "seal", "prev", "hash", "mac")
@@ -87,19 +90,26 @@ def judged(folder: Folder) -> Verdict:
     how = Sealing.of(folder.audit)
     # In this order: a run that ends in between has its last word in the log before its state says so.
     over = not claimed(folder)
-    state = folder.state()
-    note, trouble = "", ""
-    if state.commit and how.enabled:
-        from workflowmaster.blocks import notes
-
-        try:
-            note = notes.read(Path(state.workspace), state.commit) or ""
-        except (WorkspaceError, OSError) as error:
-            trouble = f"cannot be asked: {error}"
+    try:
+        state = folder.state()
+    except UnknownWorkflow as error:
+        # The log is there for when the rest is not; only whether it has an end, and which branch, nobody says.
+        verdict = examine(folder.audit, how)
+        return replace(verdict, anchors={**verdict.anchors, "git note": f"cannot be asked: {error}"})
+    note, said = _note(state) if how.enabled and state.commit else ("", "")
     verdict = examine(folder.audit, how, ended=over and state.status != "running", note=note or None)
-    if state.commit and how.enabled and not note and verdict.holds:
-        verdict.anchors["git note"] = trouble or "none on the branch's commit"
-    return verdict
+    return replace(verdict, anchors={**verdict.anchors, "git note": said}) if said else verdict
+
+
+def _note(state: WorkflowState) -> tuple[str, str]:
+    """Return the note on the run's branch, or why there is none to be held against the log."""
+    from workflowmaster.blocks import notes
+
+    try:
+        note = notes.read(Path(state.workspace), state.commit)
+    except (WorkspaceError, OSError) as error:
+        return "", f"cannot be asked: {error}"
+    return note or "", "" if note else "none on the branch's commit"
 
 
 def _told(verdict: Verdict) -> list[str]:

@@ -104,6 +104,8 @@ class Claim:
         """Whether the workflow is new, so that nobody else can know of it."""
         self.rival = ""
         """Flow run of whoever holds the workflow, once that has refused it to us."""
+        self.superseded: Owner | None = None
+        """Whose epoch ended by its silence alone: it may be asleep, and what it left on our engine is not its own."""
         self.until = 0.0
         """When, on `time.monotonic`, waiting for a holder elsewhere ends; 0 is not to wait."""
         self.tell: Callable[[str], object] = lambda _: None

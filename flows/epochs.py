@@ -29,6 +29,7 @@ from prefect.exceptions import Abort
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.flows.claim import Claim, Holder, NeedsPerson, held
 from workflowmaster.flows.epochrows import Row, Rows
+from workflowmaster.flows.sweeping import remove_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -232,6 +233,8 @@ class Taking:
             if verdict == "free":
                 tenure = await self._begun(max(known, newest.number if newest else 0) + 1, found)
                 if tenure:
+                    if watch and newest:
+                        self.claim.superseded = newest.owner
                     return tenure
                 # Whoever was quicker has a newer row than this, so it counts as one that has moved.
                 watch = Watch(newest.number if newest else 0, newest.beat if newest else 0, self.clock())
@@ -283,6 +286,9 @@ async def take(journey: Journey) -> None:
     )
     claim.tenure = await Taking(Rows(claim.workflow), claim, wanted).done(_known(journey))
     claim.say(replace(claim.holder, epoch=claim.epoch))
+    if claim.superseded:
+        # It may be asleep and not dead, so nobody can adopt what it left, and its containers' names are in our way.
+        await asyncio.to_thread(remove_own, journey.engine, journey.id, claim.superseded)
     who = asdict(claim.holder.owner)
     journey.journal.append("claim", epoch=claim.epoch, owner=who)
     journey.audit.append("claim.taken", claim=claim.epoch, owner=who, command=claim.holder.command)

@@ -65,7 +65,8 @@ class Attempt:
 async def run(attempt: Attempt) -> StepResult:
     """Run the step's work and its check. Raises StepFailed, SandboxUnavailable or WorkspaceError."""
     journey, step = attempt.journey, attempt.step
-    started, outcome = await _gone_on(attempt) or await once_more(attempt, _once)
+    done = await _gone_on(attempt)
+    started, outcome = done or await once_more(attempt, _once)
     result = StepResult(
         step=step.id,
         status="failed" if outcome.reason else "completed",

@@ -143,6 +143,11 @@ class Folder:
         journal_size = self.journal.stat().st_size if self.journal.exists() else 0
         return self.state_file.exists() or journal_size > 0
 
+    @property
+    def known(self) -> bool:
+        """Whether there is a workflow: one that began, or one that was killed before, and can still be begun."""
+        return self.begun or (self.record.exists() and self.plan_file.exists())
+
     def state(self) -> WorkflowState:
         """Return the workflow's state: the snapshot, and what was recorded since. UnknownWorkflow if it is lost."""
         return _known(self, lambda: statekeeping.current(self))
@@ -232,7 +237,7 @@ def everything() -> list[Folder]:
     """Return all workflows, the newest first."""
     if not workflows().is_dir():
         return []
-    made = filter(lambda folder: folder.begun, map(Folder, workflows().iterdir()))
+    made = filter(lambda folder: folder.known, map(Folder, workflows().iterdir()))
     return sorted(made, key=lambda folder: (folder.path.stat().st_ctime_ns, folder.id), reverse=True)
 
 

@@ -267,8 +267,8 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
         root = os.geteuid() == 0
         user = (STEP_USER, STEP_USER) if root else (os.geteuid(), os.getegid())
         record = Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images)
-        known = past(folder.journal)
-        record = resumed(resume, record, known) if resume else sourced(record, fixed)
+        recorded = past(folder.journal)
+        record = resumed(resume, record, recorded) if resume else sourced(record, fixed)
         folders.keep(folder.record, record)
         journey = Journey(
             folder=folder,
@@ -283,8 +283,8 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
             held=held,
             user=user,
             claim=mine,
-            past=known,
-            decisions=list(known.decisions),
+            past=recorded,
+            decisions=list(recorded.decisions),
             adopting=adopting,
             attempts=adopting.earlier(resume.attempts(plan.ids)) if resume else {},
             exported=(resume.state().commit or None) if resume else None,

@@ -49,6 +49,13 @@ FREE, SHARE = 4 * 1024 * 1024, 4
 log = logging.getLogger(__name__)
 
 
+def _results_place() -> str:
+    """Return where Prefect keeps results in this process."""
+    from prefect.settings import get_current_settings
+
+    return str(get_current_settings().results.local_storage_path)
+
+
 class Milestones:
     """Which steps a phase still waits for."""
 
@@ -104,6 +111,7 @@ class Keeping:
             workspace=journey.record.options.workspace,
             images=journey.record.images,
             audit_log=str(self.folder.audit),
+            results_place=_results_place(),
             record=journey.record.model_dump(mode="json"),
         )
         self._snapshot(journey.journal.size)

@@ -99,7 +99,8 @@ def newest(options: Options) -> Folder | None:
     """Return the newest run of a prompt in a workspace, whatever became of it."""
     # Read as bytes first: a thousand runs of other places must not hold up the start of this one.
     needle = json.dumps(str(Path(options.workspace).resolve()), ensure_ascii=False).encode()
-    for folder in folders.everything():
+    # By id, which begins with when it was begun: what was touched last may be an old run that was resumed.
+    for folder in sorted(folders.everything(), key=lambda folder: folder.id, reverse=True):
         if folder.record.exists() and needle in folder.record.read_bytes():
             try:
                 record = folders.kept(folder.record, Record)

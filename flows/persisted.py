@@ -32,9 +32,13 @@ KEY = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{64}")
 """A result's key: the workflow's id, or `shared`, and a SHA-256."""
 
 
-def place() -> Path:
-    """Return the folder in which Prefect keeps the results of this user's runs."""
-    return Path(os.environ.get("PREFECT_LOCAL_STORAGE_PATH") or home() / "results")
+def places(recorded: str = "") -> list[Path]:
+    """Return the folders in which Prefect may keep a run's results: where this user's go, and where it says it did.
+
+    A deployment's run has the settings of its worker, and so may have a place of its own.
+    """
+    usual = Path(os.environ.get("PREFECT_LOCAL_STORAGE_PATH") or home() / "results")
+    return list(dict.fromkeys([usual, *([Path(recorded)] if recorded else [])]))
 
 
 def elsewhere() -> str:
@@ -44,15 +48,16 @@ def elsewhere() -> str:
     )
 
 
-def file_of(key: str) -> Path | None:
+def file_of(key: str, recorded: str = "") -> Path | None:
     """Return the file of a key, if there is one."""
-    path = place() / key
-    return path if KEY.fullmatch(key) and path.is_file() else None
+    if not KEY.fullmatch(key):
+        return None
+    return next((path for place in places(recorded) if (path := place / key).is_file()), None)
 
 
-def files_of(workflow_id: str) -> Iterator[Path]:
+def files_of(workflow_id: str, recorded: str = "") -> Iterator[Path]:
     """Yield the files of one workflow's results; not those it shares with others."""
-    found = sorted(place().glob(f"{workflow_id}-*")) if place().is_dir() else []
+    found = [path for place in places(recorded) for path in sorted(place.glob(f"{workflow_id}-*"))]
     # Another workflow's id may begin with this one's.
     return (path for path in found if KEY.fullmatch(path.name) and len(path.name) == len(workflow_id) + 65)
 

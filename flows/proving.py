@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pygit2
+from pydantic import ValidationError
 
 from workflowmaster.blocks import userrepo
 from workflowmaster.blocks.refusal import WorkspaceError
 from workflowmaster.flows import persisted
 from workflowmaster.flows.auditfiles import records
 from workflowmaster.flows.auditing import judged
+from workflowmaster.flows.folders import UnknownWorkflow
+from workflowmaster.flows.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,8 +64,12 @@ def proof(folder: Folder) -> list[Link]:
     links = [Link("audit log", verdict.holds, said)]
     if not verdict.holds:
         return links
-    log, state = _read(folder), folder.state()
+    log = _read(folder)
     links += [_prompt(folder, log), _plan(folder, log)]
+    try:
+        state = folder.state()
+    except UnknownWorkflow as error:
+        return [*links, Link("state", False, str(error))]
     for step, result in state.results.items():
         links += _step(folder, log, step, result, state)
     return [*links, _branch(log, state), _pull_request(log, state)]
@@ -94,7 +101,11 @@ def _plan(folder: Folder, log: _Log) -> Link:
     wanted = log.one.get("workflow.started", {}).get("plan")
     if not wanted:
         return Link("plan", None, "the log does not name it")
-    plan = folder.plan()
+    try:
+        # As it lies there: a plan that is not the run's own is refused by whoever means to go by it.
+        plan = Plan.model_validate_json(folder.plan_file.read_bytes())
+    except (ValidationError, FileNotFoundError) as error:
+        return Link("plan", None if isinstance(error, FileNotFoundError) else False, "plan.json is gone or damaged")
     link = _same("plan", plan.workflow_hash, wanted, "plan.json")
     named = log.one["workflow.started"]["prompt_sha256"]
     return link if plan.prompt.sha256 == named else Link("plan", False, "plan.json is of another prompt")

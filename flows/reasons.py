@@ -59,7 +59,8 @@ class Trail:
     results: list[Mapping[str, Any]] = field(default_factory=list)
     decisions: list[Mapping[str, Any]] = field(default_factory=list)
     reruns: list[Mapping[str, Any]] = field(default_factory=list)
-    adopted: list[Mapping[str, Any]] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
+    """Why containers that a killed part of the run had left for it could not be taken over."""
     last: str = ""
     """Kind of the last record that says where the step stands: `keys`, `go` or `result`."""
 
@@ -67,13 +68,19 @@ class Trail:
 def trails(entries: Iterable[Entry]) -> dict[str, Trail]:
     """Sort records by the step they are about."""
     found: dict[str, Trail] = defaultdict(Trail)
+    owners: dict[str, str] = {}
     for entry in entries:
-        _add(found, entry)
+        if entry.kind == "go":
+            owners[entry.fields["container"]] = entry.fields["step"]
+        _add(found, entry, owners)
     return found
 
 
-def _add(found: dict[str, Trail], entry: Entry) -> None:
+def _add(found: dict[str, Trail], entry: Entry, owners: Mapping[str, str]) -> None:
+    """Take a record in. `owners` says which step a container was sent off for."""
     fields = entry.fields
+    if entry.kind == "ended" and fields.get("reason") and fields["container"] in owners:
+        found[owners[fields["container"]]].abandoned.append(fields["reason"])
     if entry.kind == "rerun":
         for step in fields["steps"]:
             found[step].reruns.append(fields)
@@ -87,8 +94,6 @@ def _add(found: dict[str, Trail], entry: Entry) -> None:
         trail.results.append(fields)
     elif entry.kind == "decision":
         trail.decisions.append(fields)
-    if entry.kind in ("go", "ended") and fields.get("adopted"):
-        trail.adopted.append(fields)
     if entry.kind in ("go", "result"):
         trail.last = entry.kind
 
@@ -185,10 +190,11 @@ def _completed(run: Run, trail: Trail, result: StepResult, changed: tuple[Change
         return "reused", f"workflow {result.workflow} had done the same, and the step allows it (cache: true)"
     if trail.results[-1].get("reused") or result.step in run.reused:
         return "reused", "its result was there: nothing that can change its outcome is other than it was"
-    if trail.adopted:
+    if any(receipt.adopted for receipt in result.receipts):
         return "adopted", "its container outlived the process that had started it, and was taken over as it was"
     if len(trail.keys) < 2 and len(trail.results) < 2:
-        return "ran", "it had no result yet"
+        left = [f"; a container that was left for it could not be taken over: {why}" for why in trail.abandoned[-1:]]
+        return "ran", "".join(["it had no result yet", *left])
     return "ran again", _once_more(trail, changed)
 
 

@@ -141,7 +141,7 @@ def _status(state: WorkflowState) -> str:
 
 
 def _begun(folder: Folder, state: WorkflowState) -> dict[str, Any]:
-    names = ("plan_hash", "flow_run_id", "started_at", "base_commit", "workspace", "images", "audit_log")
+    names = ("plan_hash", "flow_run_id", "started_at", "base_commit", "workspace", "images", "audit_log", "results_place")
     known = {name: getattr(state, name) for name in names}
     try:
         return {**known, "record": kept(folder.record, Record).model_dump(mode="json")}

@@ -204,7 +204,8 @@ def _opened(folder: Folder) -> Journal:
 
 def _bad_results(seen: Look) -> list[Path]:
     names = [flaw.where.split()[0].removeprefix("results/") for flaw in seen.found if flaw.code.startswith("result.")]
-    return [path for name in dict.fromkeys(names) if (path := persisted.file_of(name))]
+    place = seen.state.results_place if seen.state else ""
+    return [path for name in dict.fromkeys(names) if (path := persisted.file_of(name, place))]
 
 
 def _bad_checkpoints(seen: Look) -> list[tuple[int, Path]]:

@@ -120,7 +120,12 @@ async def _until_done(journey: Journey) -> None:
     listen()
     # Again once the flow has begun: Prefect's own handler throws into the middle of the event loop.
     journey.at_begin = listen
-    await task
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not asked:
+            raise
+        journey.interrupted = True  # before the flow had begun, which would have ended in order
 
 
 async def _flow_run(journey: Journey) -> None:

@@ -86,12 +86,15 @@ def _checksum(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(dict(fields))).hexdigest()
 
 
+NEW_IN_2: Mapping[str, Any] = {"journal_at": 0, "plan_hash": "", "generations": {}, "results_place": ""}
+
+
 def _state_1(raw: dict[str, Any]) -> dict[str, Any]:
     """Version 1 was the whole truth of its moment, with no journal beside it."""
-    if strange := raw.keys() & {"journal_at", "plan_hash", "generations"}:
+    if strange := raw.keys() & NEW_IN_2.keys():
         # A flipped version number must not pass for an old file and lose what came after it.
         raise ValueError(f"says it is of version 1, which has no {min(strange)}")
-    return {**raw, "journal_at": 0, "plan_hash": "", "generations": {}}
+    return {**raw, **NEW_IN_2}
 
 
 STEPS: Mapping[tuple[What, int], Callable[[dict[str, Any]], dict[str, Any]]] = {("state", 1): _state_1}

@@ -20,6 +20,7 @@ from workflowmaster.flows.folding import Fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.plan import Plan, StepResult
@@ -182,17 +183,20 @@ def _results(seen: Look, state: WorkflowState) -> None:
             what = f"results are kept in {persisted.elsewhere()}, which is not looked at from here"
             seen.say("result.elsewhere", "results", what, "nothing: a resume asks for them", severity="note")
         return
-    for path in {*persisted.files_of(state.workflow_id), *filter(None, map(persisted.file_of, wanted))}:
-        _result(seen, path.name, wanted.get(path.name))
+    files = {key: persisted.file_of(key, state.results_place) for key in wanted}
+    own = persisted.files_of(state.workflow_id, state.results_place)
+    for path in sorted({*own, *filter(None, files.values())}):
+        _result(seen, path, wanted.get(path.name))
     for key, result in wanted.items():
-        if persisted.file_of(key) is None:
+        if files[key] is None:
             _distrust(seen, result.step, "result.missing", key, "it is gone")
 
 
-def _result(seen: Look, key: str, known: StepResult | None) -> None:
+def _result(seen: Look, path: Path, known: StepResult | None) -> None:
     """Look at one persisted result; `known` is what the state says of it."""
+    key = path.name
     try:
-        found = persisted.read(persisted.place() / key)
+        found = persisted.read(path)
     except ValueError as error:
         step = known.step if known else _owner(seen, key)
         _distrust(seen, step, "result.damaged", key, str(error))

@@ -54,6 +54,8 @@ class WorkflowState(Noun):
     audit_log: str = ""
     started_at: float = 0.0
     """Unix time, seconds."""
+    results_place: str = ""
+    """Folder in which Prefect keeps the results, as the run found it set."""
     seconds: float = 0.0
 
     def result(self, step_id: str) -> StepResult | None:

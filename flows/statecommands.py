@@ -61,6 +61,8 @@ def validate(given: argparse.Namespace) -> int:
     if given.json:
         flaws = [flaw.model_dump(mode="json") for flaw in found]
         out(json.dumps({"workflow_id": folder.id, "holds": not bad, "findings": flaws}))
+        if bad:
+            sys.stderr.write(f"{folder.id} is damaged: {counted(len(found), 'finding')}\n")
     else:
         _tell(found)
         out(f"{folder.id}: {'damaged' if bad else 'it holds'}")

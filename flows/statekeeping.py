@@ -147,7 +147,9 @@ def empty(folder: Folder) -> WorkflowState:
 
 def _believed(folder: Folder, made: Fold) -> list[StepResult]:
     """Return the persisted results of the workflow that can be read, the newest first: it is the one to take."""
-    paths = {*persisted.files_of(folder.id), *filter(None, map(persisted.file_of, made.keys.values()))}
+    place = made.state().results_place
+    keyed = (persisted.file_of(key, place) for key in made.keys.values())
+    paths = {*persisted.files_of(folder.id, place), *filter(None, keyed)}
     found = []
     for path in paths:
         try:

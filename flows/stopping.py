@@ -6,8 +6,8 @@ cancel` and `pause` for a run of this machine. The run looks at both itself, eve
 hard choice is to look rather than to be called. A signal reaches a run that is still importing as something else, and
 a worker's comes late: a process worker was seen to leave a container up for 31 s. A subscription to the server's
 events hears nothing of what another server wrote into the same database, which is how runs without a server share
-theirs. Looking works the same in all of these, and when one look fails there is a next. It costs 1.6 ms of processor
-time a second in the run, and as much in the server (docs/operations.md).
+theirs. Looking works the same in all of these, and when one look fails there is a next. It costs 2.5 ms of processor
+time a second in the run and 9 ms in the server, measured on two busy cores.
 """
 
 from __future__ import annotations

@@ -101,7 +101,10 @@ def sweep_all(engine: Engine, *, stop: Callable[[], bool] = bool) -> Swept:
 
 
 def remove_own(engine: Engine, workflow: str, owner: Owner) -> None:
-    """Remove what is left of a workflow that this owner, who lives, is done with: an engine that was away kept it."""
+    """Remove what is left of a workflow by an owner who is done with it, and may live.
+
+    It is this process, where an engine that was away kept something; or a machine that has lost the workflow to us.
+    """
     try:
         for one in engine.containers(workflow=workflow):
             if Owner.from_labels(one.get("Labels") or {}, OURS) == owner:

@@ -33,7 +33,7 @@ def init(given: argparse.Namespace) -> int:
     for name, what in saved.items():
         out(f"docker-sandbox/{name:<12} {what}")
     if watch:
-        out(f"automation {automation.NAME!r} {watch}")
+        out(f"automation     {watch:<10} {automation.NAME}")
     return 0
 
 

@@ -63,7 +63,7 @@ def test_an_anchor_that_fails_is_told_and_the_run_goes_on(tmp_path: Path, why: s
     path = tmp_path / "audit.jsonl"
     how = write(path, spec)
     failed = [record for record in records(path) if record["event"] == "anchor.failed"]
-    assert [(record["anchor"], record["epoch"]) for record in failed] == [(spec, 0)]
+    assert [(record["anchor"], record["checkpoint"]) for record in failed] == [(spec, 0)]
     verdict = examine(path, how, ended=True)
     assert verdict.holds
     assert why == "it is a file" or verdict.anchors[spec].startswith("cannot be asked: ")

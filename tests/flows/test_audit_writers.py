@@ -121,6 +121,17 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         audit.append("swept")
 
 
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 4096)
+
+
+def write_on(audit: AuditLog) -> None:
+    for _ in range(100):
+        audit.append("swept", text="x" * 300)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_disk_that_fills_up_while_a_checkpoint_is_signed(tmp_path: Path) -> None:
     place = tmp_path / "small"
@@ -131,12 +142,10 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_signed(tmp_path: Path) -> No
         path = place / "task-a/audit.jsonl"
         audit = AuditLog(path)
         audit.append("workflow.started")
-        with (place / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
-            while True:
-                filler.write(b"x" * 4096)
         with pytest.raises(OSError, match="No space"):
-            for _ in range(100):
-                audit.append("swept", text="x" * 300)
+            fill(place / "filler")
+        with pytest.raises(OSError, match="No space"):
+            write_on(audit)
         count = verify(path)
         (place / "filler").unlink()
         audit.append("workflow.finished", status="failed")

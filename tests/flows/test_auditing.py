@@ -20,10 +20,10 @@ from workflowmaster.flows.plan import canonical
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KEYS = (
-    "workflow_id records holds reason first_bad file line finished checkpoints unsigned pending dropped torn_bytes "
-    "anchors keys format"
-).split()
+KEYS = [
+    *("workflow_id", "records", "holds", "reason", "first_bad", "file", "line", "finished", "checkpoints", "unsigned"),
+    *("pending", "dropped", "torn_bytes", "anchors", "keys", "format"),
+]
 """What `audit verify --json` promises."""
 
 

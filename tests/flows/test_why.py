@@ -78,6 +78,23 @@ CASES: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, Any], str, st
         "reused",
         "workflow task-other had done the same",
     ),
+    "adopted": (
+        [keys("b", "k1"), result("b", receipts=[{"container_id": "c", "policy": "standard", "adopted": True}])],
+        {},
+        "adopted",
+        "outlived the process",
+    ),
+    "abandoned": (
+        [
+            keys("b", "k1"),
+            ("go", {"step": "b", "container": "c0", "attempt": 1}),
+            ("ended", {"container": "c0", "reason": "its deadline had passed"}),
+            result("b"),
+        ],
+        {},
+        "ran",
+        "could not be taken over: its deadline had passed",
+    ),
     "after a failure": (
         [keys("b", "k1"), result("b", "failed", reason="exit code 3"), result("b")],
         {},

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from workflowmaster.blocks.imagebuild import PROXY, build
-from workflowmaster.flows import audit
+from workflowmaster.flows import audit, verifying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,7 +207,7 @@ def test_every_attempt_is_audited_with_its_bytes(done):
 
 
 def test_the_audit_log_is_whole_and_holds_no_paths(done):
-    assert audit.verify(done.folder / "audit.jsonl", ended=True) > 10
+    assert verifying.verify(done.folder / "audit.jsonl", ended=True) > 10
     assert "hunter2" not in (done.folder / "audit.jsonl").read_text()
 
 
@@ -311,7 +311,7 @@ def test_ctrl_c_leaves_nothing(wm, repository, prompt_file, wait_until, containe
     running.interrupt()
     assert running.ended().code == 130
     assert containers(folder.name) == []
-    assert audit.verify(folder / "audit.jsonl", ended=True)
+    assert verifying.verify(folder / "audit.jsonl", ended=True)
 
 
 def test_after_kill_9_the_sweep_removes_all_of_it(wm, repository, prompt_file, wait_until, containers):

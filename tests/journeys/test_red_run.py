@@ -166,6 +166,7 @@ def test_the_base_stays_pinned_for_a_resume(repo: Any, run: Answer) -> None:
         "refs/heads/main",
         f"refs/heads/{run['branch']}",
         f"refs/workflowmaster/{run['workflow_id']}/base",
+        "refs/notes/workflowmaster",
     }
 
 

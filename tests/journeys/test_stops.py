@@ -199,7 +199,7 @@ def test_a_resume_of_a_completed_run_starts_nothing(
     assert again.code == 0, again.text
     assert by_id(again.json)["only"]["reused"] is True
     assert (again.json["branch"], again.json["commit"]) == (said.json["branch"], said.json["commit"])
-    assert repo.refs() == {"refs/heads/main", f"refs/heads/{said.json['branch']}"}
+    assert repo.refs() == {"refs/heads/main", f"refs/heads/{said.json['branch']}", "refs/notes/workflowmaster"}
 
 
 def alive(pid: int) -> bool:
