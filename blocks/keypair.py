@@ -21,26 +21,27 @@ KEY_BYTES = 32
 """Of an Ed25519 private or public key."""
 
 
-def checked(path: Path) -> bytes:
-    """Return a private key's raw bytes. ValueError if others can read it, or if it is no key."""
+def checked(path: Path, does: str = "signs for you") -> bytes:
+    """Return a private key's raw bytes. ValueError, which says what the key `does`, if it is none or others read it."""
     # Whoever can read it can sign for us, and nobody would notice: as ssh does, refuse instead of warn.
     if path.stat().st_mode & 0o077:
-        raise ValueError(f"{path} signs for you, and others can read it: chmod 600 it, or remove it for a new one")
+        raise ValueError(f"{path} {does}, and others can read it: chmod 600 it, or remove it for a new one")
+    mend = "put it back from a copy, or remove it for a new one"
     try:
         raw = base64.b64decode(path.read_text("ascii").strip(), validate=True)
     except ValueError as error:
-        raise ValueError(f"{path} is no key ({error}): put it back from a copy, or remove it for a new one") from error
+        raise ValueError(f"{path} is no key that {does} ({error}): {mend}") from error
     if len(raw) != KEY_BYTES:
-        raise ValueError(f"{path} is no key ({len(raw)} bytes): put it back from a copy, or remove it for a new one")
+        raise ValueError(f"{path} is no key that {does} ({len(raw)} bytes): {mend}")
     return raw
 
 
-def private(path: Path) -> Ed25519PrivateKey:
+def private(path: Path, does: str = "signs for you") -> Ed25519PrivateKey:
     """Return the private key of a file, made with mode 0600 if it is missing. ValueError as `checked`."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     if path.exists():
-        return Ed25519PrivateKey.from_private_bytes(checked(path))
+        return Ed25519PrivateKey.from_private_bytes(checked(path, does))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     made = Ed25519PrivateKey.generate()
     # Whole before it has its name, and never over another: somebody else may be making one at the same moment.
@@ -49,7 +50,7 @@ def private(path: Path) -> Ed25519PrivateKey:
     try:
         os.link(mine, path)
     except FileExistsError:
-        return private(path)
+        return private(path, does)
     finally:
         mine.unlink()
     return made

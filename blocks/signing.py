@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from workflowmaster.blocks import keypair
 from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.policies import Held, PolicyError
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = "workflowmaster/image/1"
 KEY_FILE = "signing.key"
-KEY_BYTES = 32
-"""Of an Ed25519 public key."""
 
 _MOST = 64 * 1024
 """Bytes of a manifest or a signature that are read; ours have 400."""
@@ -92,7 +90,7 @@ class Trust:
 
     def sign(self, manifest: Manifest) -> Path:
         """Sign a manifest, making the key if there is none, and return the manifest's path."""
-        private = self._private() if (self.folder / KEY_FILE).exists() else self._make_key()
+        private = self._private()
         key = public(private)
         # One file for each signer: a team's manifests of one image can lie in one folder.
         path = self.folder / f"{_stem(manifest.id)}.{binascii.hexlify(base64.b64decode(key))[:8].decode()}.json"
@@ -121,7 +119,7 @@ class Trust:
         try:
             text = _read(path)
             signature = Signature.model_validate_json(_read(path.with_suffix(".sig")))
-            key, signed = base64.b64decode(signature.key, validate=True), base64.b64decode(signature.signature)
+            base64.b64decode(signature.key, validate=True)
         except (OSError, ValidationError, ValueError) as error:
             return Verdict(None, trouble=f"{path} has no signature that can be read ({type(error).__name__})")
         # The claimed key decides only what is said; what is believed is the check against that key below.
@@ -129,37 +127,17 @@ class Trust:
             said = f"{path} is signed with the key {signature.key}, which is not among `trusted_image_keys`"
             return Verdict(None, trouble=said)
         # Over the file's bytes, not over what they parse to: two spellings of one manifest are two manifests.
-        if not _holds(key, signed, text):
+        if not keypair.holds(signature.key, signature.signature, text):
             return Verdict(None, trouble=f"{path} was changed after it was signed")
         return _read_manifest(path, text, image_id, signature.key)
 
     def _private(self) -> Ed25519PrivateKey:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        path = self.folder / KEY_FILE
-        # Whoever can read it can sign for us, and nobody would notice: as ssh does, refuse instead of warn.
-        if path.stat().st_mode & 0o077:
-            raise PolicyError(f"{path} signs images, and others can read it: chmod 600 it, or remove it for a new one")
+        """Return this machine's key, made if there is none. PolicyError if it cannot be used."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            return Ed25519PrivateKey.from_private_bytes(base64.b64decode(path.read_text().strip(), validate=True))
+            return keypair.private(self.folder / KEY_FILE, "signs images")
         except ValueError as error:
-            said = f"{path} is no key that signs images ({error}): remove it, and build the image again"
-            raise PolicyError(said) from error
-
-    def _make_key(self) -> Ed25519PrivateKey:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        for folder in (self.folder.parent, self.folder):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        private = Ed25519PrivateKey.generate()
-        try:
-            # Exclusive, and with its mode from the first moment: another process may be doing the same.
-            handle = os.open(self.folder / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return self._private()
-        with os.fdopen(handle, "w") as file:
-            file.write(base64.b64encode(private.private_bytes_raw()).decode() + "\n")
-        return private
+            raise PolicyError(f"{error}, and build the image again") from error
 
 
 def held(reference: str, image_id: str, judge: Trust, by: str = "") -> Held:
@@ -182,7 +160,7 @@ def public(private: Ed25519PrivateKey) -> str:
 def is_public_key(text: str) -> bool:
     """Whether a text can be a public key: 32 bytes in base64."""
     try:
-        return len(base64.b64decode(text, validate=True)) == KEY_BYTES
+        return len(base64.b64decode(text, validate=True)) == keypair.KEY_BYTES
     except ValueError:
         return False
 
@@ -195,17 +173,6 @@ def _stem(image_id: str) -> str:
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_MOST)
-
-
-def _holds(key: bytes, signature: bytes, text: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, text)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 def _read_manifest(path: Path, text: bytes, image_id: str, key: str) -> Verdict:

@@ -97,6 +97,8 @@ class Adopting:
     """Unix time of the former owner's last sign of life."""
     refused: list[tuple[Going, str]] = field(default_factory=list)
     """What was removed before the run began, and why."""
+    others: dict[str, int] = field(default_factory=dict)
+    """Step id → the latest attempt that has a container of an owner who cannot be judged from here."""
 
     def places(self, folder: Folder) -> list[Path]:
         """Return the directories that they work in and exchange files by."""
@@ -104,8 +106,9 @@ class Adopting:
         return [*found, *(folder.path / one.tree for one in self.waiting.values() if one.tree)]
 
     def earlier(self, attempts: dict[str, int]) -> dict[str, int]:
-        """Return how many attempts came before the next one: what is adopted keeps its number."""
-        return attempts | {step: one.attempt - 1 for step, one in self.waiting.items()}
+        """Return how many attempts came before the next one: what is adopted keeps its number, no name comes twice."""
+        counts = {step: max(count, self.others.get(step, 0)) for step, count in attempts.items()}
+        return counts | {step: one.attempt - 1 for step, one in self.waiting.items()}
 
     def tell(self, journey: Journey) -> None:
         """Write down what cannot be gone on with, once the run has begun."""
@@ -114,8 +117,8 @@ class Adopting:
         self.refused.clear()
 
     def close(self, journey: Journey) -> None:
-        """Remove what no step of this run has asked for; what a run that could not begin has found goes on."""
-        if not journey.begun or journey.claim.lost:
+        """Remove what no step of this run has asked for; where the run could not go on, it waits for the next one."""
+        if not journey.begun or journey.claim.lost or journey.crash:
             return
         for step in list(self.waiting):
             record = self.waiting.pop(step)
@@ -130,7 +133,12 @@ def found(folder: Folder, engine: Engine, steps: Names[str]) -> Adopting:
     Raises SandboxUnavailable and, if something cannot be removed, WorkspaceError.
     """
     adopting = Adopting(seen=_last_sign(folder))
-    now, theirs = Moment.now(), _orphaned(engine, folder.id)
+    listed = engine.containers(workflow=folder.id)
+    now, theirs = Moment.now(), {one["Id"] for one in listed if _orphaned(one)}
+    for one in listed:
+        step, attempt = (one["Labels"].get(f"{OURS}.{name}", "") for name in ("step", "attempt"))
+        if one["Id"] not in theirs and attempt.isdecimal():
+            adopting.others[step] = max(adopting.others.get(step, 0), int(attempt))
     for record in open_goings(folder.journal):
         inspected = _inspected(engine, record) if record.container in theirs else None
         verdict = adoptable(record, record.key, inspected, now)
@@ -144,11 +152,10 @@ def found(folder: Folder, engine: Engine, steps: Names[str]) -> Adopting:
     return adopting
 
 
-def _orphaned(engine: Engine, workflow: str) -> set[str]:
-    """Return the ids of a workflow's containers whose owner is proven dead."""
-    listed = engine.containers(workflow=workflow)
-    owners = {one["Id"]: Owner.from_labels(one.get("Labels") or {}, OURS) for one in listed}
-    return {name for name, owner in owners.items() if owner and owner.proven_dead()}
+def _orphaned(container: Mapping[str, Any]) -> bool:
+    """Whether the owner of a container, as the engine lists it, is proven dead."""
+    owner = Owner.from_labels(container.get("Labels") or {}, OURS)
+    return owner is not None and owner.proven_dead()
 
 
 def _last_sign(folder: Folder) -> float:

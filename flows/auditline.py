@@ -12,10 +12,10 @@ the order of their names, and `prev`, `hash` and `mac` end the line at a fixed d
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import os
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -103,8 +103,20 @@ def hash_of(line: bytes) -> str:
 
 
 def mac(key: bytes, digest: str) -> str:
-    """Return what the `mac` of a record with this hash must be."""
-    return hmac.digest(key, digest.encode(), "sha256").hex()
+    """Return what the `mac` of a record with this hash must be: HMAC-SHA256 (RFC 2104), in hexadecimal."""
+    within, around = (half.copy() for half in _halves(key))
+    within.update(digest.encode())
+    around.update(within.digest())
+    return around.hexdigest()
+
+
+# Two and no more: a key that was overwritten on the disk should not live on here.
+@lru_cache(maxsize=2)
+def _halves(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """Return an HMAC's inner and outer hash with the key in them: it serves a thousand records, at half the time."""
+    padded = key.ljust(hashlib.sha256().block_size, b"\0")
+    inner, outer = (bytes(byte ^ pad for byte in padded) for pad in (0x36, 0x5C))
+    return hashlib.sha256(inner), hashlib.sha256(outer)
 
 
 def next_key(key: bytes) -> bytes:

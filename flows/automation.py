@@ -32,6 +32,8 @@ def wanted() -> AutomationCore:
 
     return AutomationCore(
         name=NAME,
+        # Said although it is the default: an update sends only what was said.
+        enabled=True,
         description="Installed by `workflowmaster init`, which also brings it up to date.",
         trigger=EventTrigger(
             posture=Posture.Proactive,

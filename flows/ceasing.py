@@ -68,7 +68,7 @@ def _here(folder: Folder, asked: Asked) -> dict[str, Any]:
     if holder := claim.holder_of(folder):
         state = _asked_for(folder, asked, holder.owner)
     elif folder.state().status not in OPEN:
-        state = _over(folder.state(), asked)
+        raise _over(folder.state(), asked)
     elif asked.verb == "pause":
         raise BadOption(
             f"{folder.id}: nobody works on it, so there is nothing to pause. `workflowmaster resume {folder.id}` goes "
@@ -93,15 +93,15 @@ def _asked_for(folder: Folder, asked: Asked, owner: Owner) -> WorkflowState:
             )
         time.sleep(claim.POLL)
     state = folder.state()
-    # It may have ended by itself just then, or have been killed in the middle.
-    return close(folder, asked) if state.status == "running" else _over(state, asked)
+    if state.status == "running":
+        return close(folder, asked)  # it was killed before it could do so
+    if state.status != ("aborted" if asked.verb == "cancel" else "paused"):
+        raise _over(state, asked)  # it has ended by itself just then
+    return state
 
 
-def _over(state: WorkflowState, asked: Asked) -> WorkflowState:
-    """Return the state of a run that has ended, if it is what was asked for. BadOption if it had ended before."""
-    if state.status == ("aborted" if asked.verb == "cancel" else "paused"):
-        return state
-    raise BadOption(f"{state.workflow_id} has ended before ({state.status}): there is nothing to {asked.verb}")
+def _over(state: WorkflowState, asked: Asked) -> BadOption:
+    return BadOption(f"{state.workflow_id} has ended before ({state.status}): there is nothing to {asked.verb}")
 
 
 def close(folder: Folder, asked: Asked) -> WorkflowState:

@@ -21,7 +21,19 @@ from prefect.task_engine import run_task_async
 from workflowmaster.blocks.engine import SandboxUnavailable
 from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
-from workflowmaster.flows import admitting, ending, epochs, evidence, gates, stopping, sweeping, taskrows
+from workflowmaster.flows import (
+    admitting,
+    diskspace,
+    ending,
+    epochs,
+    evidence,
+    gates,
+    persisted,
+    readers,
+    stopping,
+    sweeping,
+    taskrows,
+)
 from workflowmaster.flows.asking import Options
 from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.documents import from_server, limited_tags
@@ -93,6 +105,7 @@ async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
     """Work through a prepared journey inside a flow run, and close it. Returns the flow run's final state."""
     token = current.set(journey)
     journey.begun = True
+    readers.outlive()
     alive = asyncio.gather(stopping.heartbeat(journey), taskrows.tidy(journey))
     state: WorkflowState | None = None
     try:
@@ -257,6 +270,8 @@ class Walk:
         found = await self.reuse.taken(step, tree, await state.aresult()) if state.name == "Cached" else None
         if state.name == "Cached" and found is None:
             state = await self._task(step)
+        if state.is_completed() and not found and journey.keys[step.id] in self.runtime.unkept:
+            return self._unkept(step)
         if state.is_completed():
             return found or await state.aresult()
         return self._failed(step, self.runtime.failures.get(step.id), state)
@@ -287,12 +302,22 @@ class Walk:
         state = self.states.get(step_id)
         return state.state_details.task_run_id if state else self.reuse.row(step_id)
 
+    def _unkept(self, step: Step) -> StepResult:
+        """Return the result of a step whose own could not be persisted: what nobody can come back to is not done."""
+        place = persisted.places()[0]
+        why = diskspace.cramped(place) or f"see Prefect's log; {place} is where they lie, if nothing else is configured"
+        reason = f"its work was done, but its result could not be kept: {why}"
+        self.journey.infrastructure.append(reason)
+        return host_result(self.journey, step, status="failed", reason=reason)
+
     def _failed(self, step: Step, error: BaseException | None, state: State[Any]) -> StepResult:
         if isinstance(error, StepFailed):
             if error.cause == "sandbox":
                 self.journey.infrastructure.append(str(error))
             return error.result
-        if isinstance(error, SandboxUnavailable):
+        if isinstance(error, OSError) and diskspace.is_full(error):
+            error = SandboxUnavailable(diskspace.told(error), reason="disk")
+        if isinstance(error, SandboxUnavailable) or (isinstance(error, WorkspaceError) and error.code == "disk"):
             self.journey.infrastructure.append(str(error))
         elif isinstance(error, PolicyError):
             self.journey.refusals.append(str(error))
@@ -319,7 +344,7 @@ class Walk:
         )
         reused = step.id in journey.reused
         if step.id not in self.reuse.settled:
-            known = {"result": result.model_dump(mode="json"), "flow_run": journey.record.flow_run_id}
+            known: dict[str, Any] = {"result": result.model_dump(mode="json"), "flow_run": journey.record.flow_run_id}
             row = str(self._row(step.id) or "")
             known |= {"refused": True} if result.reason in journey.refusals else {}
             journey.journal.append("result", step=step.id, reused=reused, task_run=row, **known)

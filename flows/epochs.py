@@ -11,7 +11,7 @@ After that, as after a SIGSTOP, it asks before it sends anything off, keeps a re
 server does not answer, it waits with these. What runs in containers by then goes on: a lease cannot reach them, as it
 cannot when the holder is stopped. Their results are thrown away if the workflow was lost, and nothing outside of the
 sandbox is written. The cost is that a server which is away for longer than a lease holds a run up, and ends it after
-six.
+two minutes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ LOOKS = 20
 
 SLOWEST = 1.0
 
-PATIENCE = 6.0
-"""Leases for which a holder waits for a server that does not answer. A restart takes ten seconds."""
+PATIENCE = 120.0
+"""Seconds for which a holder waits for a server that does not answer. A restart takes ten, on a busy machine thirty."""
 
 LAST_WORDS = 2.0
 """Seconds that giving back may take; who cannot say so is found to be silent."""
@@ -138,7 +138,7 @@ class Tenure:
 
     async def must_hold(self, *, look: bool = False) -> None:
         """Return when it is certain that the workflow is ours. See `Claim.must_hold`."""
-        until = time.monotonic() + PATIENCE * self.row.lease
+        until = time.monotonic() + PATIENCE
         while self.lost or look or self._clock() - self.proven >= self.row.lease:
             if self.lost:
                 await asyncio.get_running_loop().create_future()  # until whoever waits for this is cancelled
@@ -147,7 +147,7 @@ class Tenure:
             if time.monotonic() > until:
                 raise SandboxUnavailable(
                     "the Prefect server does not answer, and without it nobody knows whether another machine has taken "
-                    f"this run over. Start it, then `workflowmaster resume` goes on ({PATIENCE:g} leases were waited)",
+                    f"this run over. Start it, then `workflowmaster resume` goes on; {PATIENCE:g} s were waited",
                     reason="prefect",
                 )
             await asyncio.sleep(min(self.every, SLOWEST))
@@ -163,7 +163,6 @@ class Tenure:
                     self.row = replace(self.row, beat=self.row.beat + 1)
                     await self.rows.write(self.row)
                     found = await self.rows.all()
-                    await self._sweep(found)
             except (httpx.HTTPError, TimeoutError, OSError) as error:
                 log.debug("no beat of epoch %d: %r", self.number, error)
                 return False
@@ -179,12 +178,6 @@ class Tenure:
         self.lost = f"was taken over by {who or 'another process'}, because this one had not been heard of for a lease"
         self.on_lost()
         return False
-
-    async def _sweep(self, found: list[Row]) -> None:
-        """Remove the epochs before one's own: their holders need only know that there is a newer one."""
-        if found and found[0].number == self.number:
-            for row in found[1:]:
-                await self.rows.delete(row.number)
 
     def keep(self, on_lost: Callable[[], object]) -> None:
         """Beat in the background; `on_lost` is called once, should the workflow be taken over."""
@@ -250,6 +243,9 @@ class Taking:
         if found is not None and not undisturbed(row, found, await self.rows.all()):
             await self.rows.delete(number)
             return None
+        for old in found or ():
+            # Whoever held them need only see that there is a newer one.
+            await self.rows.delete(old.number)
         return Tenure(self.rows, row, sent, self.clock)
 
     async def _mine(self, row: Row) -> bool:

@@ -65,8 +65,7 @@ class Attempt:
 async def run(attempt: Attempt) -> StepResult:
     """Run the step's work and its check. Raises StepFailed, SandboxUnavailable or WorkspaceError."""
     journey, step = attempt.journey, attempt.step
-    done = await _gone_on(attempt)
-    started, outcome = done or await once_more(attempt, _once)
+    started, outcome = await _tried(attempt)
     result = StepResult(
         step=step.id,
         status="failed" if outcome.reason else "completed",
@@ -98,18 +97,18 @@ def _seconds(outcome: Outcome, started: float) -> float:
     return sum(receipt.seconds for receipt in outcome.receipts) if adopted else time.time() - started
 
 
-async def _gone_on(attempt: Attempt) -> tuple[float, Outcome] | None:
-    """Go on with what an earlier owner sent off; None where there is nothing of it, or nothing that can be trusted."""
+async def _tried(attempt: Attempt) -> tuple[float, Outcome]:
+    """Go on with what an earlier owner sent off; where nothing of it is there, or can be trusted, begin."""
     parked = await adoption.take(attempt)
-    if parked is None or parked.going is None:
-        return None
-    try:
-        if parked.going.before:
-            return parked.going.wall, await _check(attempt, parked, parked.going.before)
-        return parked.going.wall, await _do(attempt, parked)
-    except SandboxUnavailable as error:
-        await adoption.give_up(attempt, parked.going, str(error))
-        return None
+    if parked and parked.going:
+        before = parked.going.before
+        try:
+            done = await (_check(attempt, parked, before) if before else _do(attempt, parked))
+        except SandboxUnavailable as error:
+            await adoption.give_up(attempt, parked.going, str(error))
+        else:
+            return parked.going.wall, done
+    return await once_more(attempt, _once)
 
 
 async def _once(attempt: Attempt, held: list[Parked]) -> tuple[float, Outcome]:

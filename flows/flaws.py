@@ -54,8 +54,7 @@ def of_plan(plan: Plan) -> Iterator[Flaw]:
 
 
 def of_state(state: WorkflowState, *, now: float) -> Iterator[Flaw]:
-    """Yield what a state says that cannot be: unknown steps, impossible times, a status its steps do not bear out."""
-    yield from _strangers(state)
+    """Yield what a state says that cannot be: impossible times, a status that its steps do not bear out."""
     yield from _status(state)
     for result in state.results.values():
         yield from _times(result, now)
@@ -67,7 +66,8 @@ def orphaned(state: WorkflowState) -> Flaw:
     return _flaw("status.orphaned", "state.json", "it is running, and no process works on it", mend, "warning")
 
 
-def _strangers(state: WorkflowState) -> Iterator[Flaw]:
+def strangers(state: WorkflowState) -> Iterator[Flaw]:
+    """Yield what a snapshot says of steps that its plan does not have."""
     groups = {
         "result": state.results,
         "running step": state.running,

@@ -28,7 +28,7 @@ N = TypeVar("N", bound=Noun)
 T = TypeVar("T")
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{2,79}")
-LOG = re.compile(r"(.+)\.\d+\.log")
+LOG = re.compile(r"(.+)\.(\d+)\.log")
 LONGEST_NAME = 100
 """Letters of a step's id that a file's name shows."""
 
@@ -127,21 +127,26 @@ class Folder:
         return sorted(own, key=lambda path: int(path.name.split(".")[-2]))
 
     def attempts(self, steps: Iterable[str]) -> dict[str, int]:
-        """Return how many attempts of each step have a log; the folder is read once, however many steps there are."""
-        place = self.path / "logs"
-        names = [LOG.fullmatch(path.name) for path in place.iterdir()] if place.is_dir() else []
-        counts = Counter(found[1] for found in names if found)
+        """Return how many attempts of each step have a log."""
+        counts = Counter(name for name, _ in self._attempts())
         return {step: counts[safe(step)] for step in steps}
+
+    def _attempts(self) -> list[tuple[str, int]]:
+        """Read the folder of logs once: asked step by step, a thousand would read a thousand names a thousand times."""
+        place = self.path / "logs"
+        found = [LOG.fullmatch(path.name) for path in place.iterdir()] if place.is_dir() else []
+        return sorted((name[1], int(name[2])) for name in found if name)
 
     def tails(self, steps: Iterable[str], lines: int) -> dict[str, str]:
         """Return the last lines of each step's last attempt, for those that have a log."""
-        return {step: tail(paths[-1], lines) for step in steps if (paths := self.logs(step))}
+        last = dict(self._attempts())
+        return {step: tail(self.log(step, last[safe(step)]), lines) for step in steps if safe(step) in last}
 
     @property
     def begun(self) -> bool:
         """Whether anything of the workflow was ever kept: it is more than a folder that is being prepared."""
         journal_size = self.journal.stat().st_size if self.journal.exists() else 0
-        return self.state_file.exists() or journal_size > 0
+        return self.state_file.exists() or journal_size > 0 or (self.path / "checkpoints").exists()
 
     @property
     def known(self) -> bool:

@@ -102,6 +102,10 @@ class Fold:
         self.results.pop(step, None)
         self.reused.pop(step, None)
 
+    def correct(self, **changes: Any) -> None:
+        """Set fields that were found to be wrong."""
+        self._changes |= changes
+
     def state(self) -> WorkflowState:
         """Return the state as it stands."""
         ids = self.ids

@@ -12,6 +12,7 @@ Time is kept as the seconds since boot with the boot's id, because a wall clock 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -69,7 +70,12 @@ class Moment:
     def now(cls) -> Moment:
         """Return the present one."""
         boot = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # where there is none, a sleep is not counted
-        return cls(time.time(), time.clock_gettime(boot), Owner.me().started.partition("-")[0])
+        return cls(time.time(), time.clock_gettime(boot), _boot_id())
+
+
+@functools.cache
+def _boot_id() -> str:
+    return Owner.me().started.partition("-")[0]
 
 
 class Going(Noun):

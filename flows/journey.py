@@ -316,7 +316,7 @@ def resumed(folder: Folder, record: Record, known: Past) -> Record:
     """Carry over what an earlier part of the same run knows: its flow run, its pinned images, its approvals."""
     before = _record(folder)
     answers = {**before.approvals, **known.approvals}
-    carried = {"flow_run_id": before.flow_run_id, "api_url": before.api_url, "source": before.source}
+    carried: dict[str, object] = {"flow_run_id": before.flow_run_id, "api_url": before.api_url, "source": before.source}
     carried |= {"approvals": {step: answer for step, answer in answers.items() if answer}}
     return record.model_copy(update={**carried, "images": {**record.images, **before.images}})
 

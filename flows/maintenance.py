@@ -23,9 +23,10 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed
 
-from workflowmaster.flows import ceasing, claim, folders, orphans, stopping, taskrows
+from workflowmaster.flows import ceasing, claim, folders, journal, orphans, stopping, taskrows
 from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.plaintext import one_line
+from workflowmaster.flows.refusals import PERSON
 from workflowmaster.flows.settings import Settings, load
 from workflowmaster.flows.signs import WORKING, look
 from workflowmaster.flows.stopping import SERVERS, Asked
@@ -86,9 +87,10 @@ async def _recovered(orphan: Orphan, settings: Settings, *, dry_run: bool) -> di
 def resume(folder: Folder) -> tuple[str, str]:
     """Let the command line go on with a workflow; return what came of it: `resumed`, `held` or `failed`, and why.
 
-    It has begun once its process holds the claim; how it ends, its state will say.
+    It goes on once its flow run has taken it over; how it ends, its state will say.
     """
     log = folder.path / "resume.log"
+    known = folder.journal.stat().st_size if folder.journal.exists() else 0
     with log.open("ab") as said:
         child = subprocess.Popen(
             [sys.executable, "-m", "workflowmaster.flows.cli", "resume", folder.id, "--quiet"],
@@ -100,14 +102,14 @@ def resume(folder: Folder) -> tuple[str, str]:
         )
     until = time.monotonic() + BEGUN
     while time.monotonic() < until:
-        holder = claim.holder_of(folder)
-        if holder and holder.owner.pid == child.pid:
+        code = child.poll()
+        if any(journal.read(folder.journal, known).of("begun")):
             # It ends in its own time; saying so keeps Popen from waiting for it, or from warning that nobody did.
-            child.returncode = 0
+            child.returncode = code or 0
             return "resumed", ""
-        if (code := child.poll()) is not None:
+        if code is not None:
             # 3 is somebody else's claim, or a person who is needed: both are told in the last line.
-            return "held" if code == 3 else "resumed" if code in (0, 1) else "failed", _last_line(log)
+            return "held" if code == PERSON else "failed", _last_line(log)
         time.sleep(claim.POLL)
     return "failed", f"process {child.pid} has not begun within {BEGUN:.0f} s; see {log}"
 
@@ -168,10 +170,8 @@ def _summary(done: list[dict[str, Any]]) -> str:
 
 def _report(done: list[dict[str, Any]]) -> str:
     """Return what was done as a table."""
-    rows = [
-        f"| {line['workflow_id']} | {one_line(line['name'], 60)} | {line['action']} | {_age(line)} | {_cell(line)} |"
-        for line in done
-    ]
+    cells = [(x["workflow_id"], _cell(x["name"], 60), x["action"], _age(x), _cell(x["reason"])) for x in done]
+    rows = [f"| {' | '.join(row)} |" for row in cells]
     head = ["| workflow | prompt | what was done | dead for | why |", "| --- | --- | --- | --- | --- |"]
     return "\n".join([f"{_summary(done)}.", "", *(head + rows if rows else [])])
 
@@ -180,5 +180,5 @@ def _age(line: dict[str, Any]) -> str:
     return duration(line["age_seconds"]) if "age_seconds" in line else ""
 
 
-def _cell(line: dict[str, Any]) -> str:
-    return one_line(line["reason"], 300).replace("|", "\\|")
+def _cell(text: str, limit: int = 300) -> str:
+    return one_line(text, limit).replace("|", "\\|")

@@ -51,6 +51,11 @@ class Past:
     retried: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Step id → key, and failed attempts of it that were to be followed by another one."""
 
+    @property
+    def rows(self) -> frozenset[str]:
+        """Ids of the task runs that have completed, whatever the server heard of them before the run was killed."""
+        return frozenset(one.task_run for one in self.finished.values() if one.result["status"] == "completed")
+
     def spent(self, step_id: str, key: str) -> int:
         """Return the failed attempts that count against the retries of a step that goes on under this key.
 

@@ -99,8 +99,18 @@ def settle(fold: Fold, seen: Look) -> None:
         if flaw.code == "state.differs":
             step = flaw.where.partition("(step ")[2].rstrip(")")
             fold.results[step] = told.results[step]
-    if seen.has("status.running"):
+    if seen.has("status."):
+        _correct(fold, told.state())
+
+
+def _correct(fold: Fold, told: WorkflowState) -> None:
+    """Take how the run ended from the records, as far as its steps bear it out."""
+    status = told.status
+    if status == "completed":
+        status = final_status(told.plan.tasks, fold.results)
+    if status != "running":
         fold.running.clear()
+    fold.correct(status=status, reason=told.reason, seconds=max(0.0, told.seconds))
 
 
 def missing(folder: Folder, fold: Fold) -> Iterator[Fact]:
@@ -121,9 +131,9 @@ def missing(folder: Folder, fold: Fold) -> Iterator[Fact]:
     for decision in state.decisions:
         if decision not in told.decisions:
             yield "decision", decision.model_dump(mode="json")
-    wanted = _status(state)
+    wanted = state.status
     if wanted != "running" and (not begun or late or told.status != wanted):
-        yield "closed", {**snapshots.closing(state), "status": wanted}
+        yield "closed", {**snapshots.closing(state)}
 
 
 def anew(folder: Folder, steps: Mapping[str, str]) -> list[Fact]:
@@ -132,12 +142,6 @@ def anew(folder: Folder, steps: Mapping[str, str]) -> list[Fact]:
     return [
         ("rerun", {"steps": [step], "generation": known.get(step, 0) + 1, "why": why}) for step, why in steps.items()
     ]
-
-
-def _status(state: WorkflowState) -> str:
-    if state.status != "completed":
-        return state.status
-    return final_status(state.plan.tasks, state.results)
 
 
 def _begun(folder: Folder, state: WorkflowState) -> dict[str, Any]:

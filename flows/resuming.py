@@ -77,10 +77,8 @@ def by_kept(folder: Folder) -> Wish:
 def wish(folder: Folder, settings: Settings, *, kept: bool = False, start: str | None = None) -> Wish:
     """Find out what a resume would change. PromptError if the edited prompt does not compile; BadOption."""
     record = folders.kept(folder.record, Record)
-    plan, told = folder.plan(), ()
-    found = Wish(folder, record.options)
-    if not kept:
-        found, told = _edited(folder, record, plan, settings)
+    plan, as_kept = folder.plan(), Wish(folder, record.options)
+    found, told = (as_kept, ()) if kept else _edited(folder, record, plan, settings)
     again = from_step(found.edited or plan, start) if start else ()
     return Wish(folder, found.options, found.edited, found.difference, again, start or "", told)
 

@@ -137,13 +137,14 @@ async def _flow_run(journey: Journey) -> None:
 
     named = deliver.with_options(name=journey.plan.name)
     values = dict(parameters(journey.record.options, journey.id))
-    if journey.record.flow_run_id:
-        # First of all: the flow run may be that of a machine which is at work on it.
-        await epochs.take(journey)
-    again, told = await flowruns.again(journey) if journey.record.flow_run_id else (None, "")
-    if told:
-        prepared[journey.id][1].note(told)
+    again, told = None, ""
     try:
+        if journey.record.flow_run_id:
+            # First of all: the flow run may be that of a machine which is at work on it.
+            await epochs.take(journey)
+            again, told = await flowruns.again(journey)
+        if told:
+            prepared[journey.id][1].note(told)
         if again:
             await run_flow_async(named, flow_run=again, parameters=values, return_type="state")
         else:
@@ -152,6 +153,9 @@ async def _flow_run(journey: Journey) -> None:
         # The server would not take the state we ended in, for somebody had paused or ended the flow run there.
         if not journey.begun:
             raise
+    finally:
+        if not journey.begun:
+            await epochs.release(journey, forget=False)
 
 
 def answer(state: WorkflowState) -> dict[str, Any]:

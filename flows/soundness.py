@@ -8,6 +8,7 @@ them is not of this run. It takes about a millisecond a step, most of it for unp
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -73,6 +74,8 @@ def look(folder: Folder, *, ours: bool = False) -> Look:
         if not seen.found:
             seen.say("state.lost", folder.state_file.name, str(error), f"{REPAIR}derives it anew")
         return seen
+    with contextlib.suppress(ValueError, FileNotFoundError):  # told already
+        seen.found += flaws.strangers(snapshots.read(folder))
     seen.found += flaws.of_state(seen.state, now=time.time())
     if seen.state.status == "running" and not held:
         seen.found.append(flaws.orphaned(seen.state))
@@ -96,10 +99,13 @@ def files(seen: Look, *, torn_is_fine: bool) -> None:
 def essentials(seen: Look, *, torn_is_fine: bool) -> None:
     """Look at the files that a resume goes by before it has looked at any result."""
     folder = seen.folder
-    _one(seen, "state", folder.state_file.name, lambda: snapshots.read(folder), "derives it from results and records")
+    if folder.begun:
+        mend = "derives it from results and records"
+        _one(seen, "state", folder.state_file.name, lambda: snapshots.read(folder), mend)
     _one(seen, "run", folder.record.name, lambda: statekeeping.record(folder), "takes it from the records")
     _one(seen, "plan", folder.plan_file.name, lambda: _plan(seen), "takes it from the state, or compiles it again")
-    _journal(seen, torn_is_fine=torn_is_fine)
+    if folder.begun:
+        _journal(seen, torn_is_fine=torn_is_fine)
 
 
 def _one(seen: Look, code: str, name: str, read: Callable[[], object], mend: str) -> None:

@@ -40,7 +40,8 @@ def fold(folder: Folder) -> Fold:
         if schemas.is_newer(error):
             raise
         found = derived(folder)
-        found.wrong = f"{folder.state_file.name} {error if isinstance(error, ValueError) else 'is missing'}"
+        if folder.begun:
+            found.wrong = f"{folder.state_file.name} {error if isinstance(error, ValueError) else 'is missing'}"
         return found
     records = journal.read(folder.journal, base.journal_at) if _reaches(folder, base.journal_at) else None
     if records is None or records.damaged:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prefect.client.schemas.objects import State, TaskRun
+    from prefect.transactions import Transaction
 
     from workflowmaster.flows.parking import Parking
     from workflowmaster.flows.slots import Slots
@@ -56,6 +57,8 @@ class Runtime:
     """Step id → when it became ready, Unix time."""
     failures: dict[str, BaseException] = field(default_factory=dict)
     """Step id → what its last attempt raised; Prefect's state only tells it as text."""
+    unkept: set[str] = field(default_factory=set)
+    """Keys whose result Prefect could not persist."""
 
 
 runtimes: dict[str, Runtime] = {}
@@ -97,7 +100,7 @@ def result_key(journey: Journey, step: Step, tree: str, *, shared: bool = True) 
     key = f"{owner}-{hashlib.sha256(canonical([step.id, parts])).hexdigest()}"
     # A key that stayed as it was is only named: a resume must not write all parts of a thousand keys once more.
     known = journey.past.keyed.get(step.id) == key
-    told = {} if known else {"parts": {name: shown(part) for name, part in parts.items()}}
+    told: dict[str, Any] = {} if known else {"parts": {name: shown(part) for name, part in parts.items()}}
     journey.past.keyed[step.id] = key
     journey.journal.append("keys", step=step.id, key=key, **told)
     return key
@@ -178,6 +181,15 @@ async def run_step(step_id: str) -> StepResult:
         raise
 
 
+@run_step.on_rollback
+def unkept(transaction: Transaction) -> None:
+    """Note that a result could not be persisted: only for one that was made is this called.
+
+    Prefect itself logs that and goes on, and the run would promise what no resume could keep.
+    """
+    runtimes[current.get().id].unkept.add(transaction.key)
+
+
 def task_for(step: Step, journey: Journey) -> Task[[str], Any]:
     """Return the step's task: named, tagged, with the step's own retries.
 
@@ -213,6 +225,10 @@ def _condition(journey: Journey, step: Step, spent: int) -> Callable[[Task[Any, 
         else:
             return False
         decision = worth_retrying(step, attempt=spent + run.run_count, cause=cause, reason=reason)
+        number = journey.attempts.get(step.id, 0) + run.run_count
+        if number != decision.factors["attempt"]:
+            # Tried anew in a later part of the run, it counts from 1 again; two decisions must not look like one.
+            decision = decision.model_copy(update={"factors": {**decision.factors, "attempt_of_all": number}})
         record_decision(journey, decision)
         return decision.verb == "retry"
 

@@ -53,19 +53,30 @@ async def tidy(journey: Journey) -> None:
             for pause in (0.0, LATE):
                 await asyncio.sleep(pause)
                 await _end_flow_runs(client, journey.id, mine)
-                await end_tasks(client, mine, before=began)
+                await end_tasks(client, mine, before=began, done=journey.past.rows)
     except httpx.HTTPError as error:
         log.info("%s: rows of earlier parts are left as they are: %s", journey.id, error)
 
 
-async def end_tasks(client: PrefectClient, flow_run: UUID, *, before: datetime, message: str = KILLED) -> int:
-    """End a flow run's task runs that are open since before a moment, as Crashed; return how many there were."""
-    from prefect.states import Crashed
+async def end_tasks(
+    client: PrefectClient,
+    flow_run: UUID,
+    *,
+    before: datetime,
+    message: str = KILLED,
+    done: frozenset[str] = frozenset(),
+) -> int:
+    """End a flow run's task runs that are open since before a moment, as Crashed; return how many there were.
+
+    `done` are those whose result is on record: only the server's news of their end was lost, and they have completed.
+    """
+    from prefect.states import Completed, Crashed
 
     # Listed to the end first: each one that is ended would move the pages.
     stuck = [run async for run in _open_tasks(client, flow_run) if _since(run) < before]
     for run in stuck:
-        await client.set_task_run_state(run.id, Crashed(message=message), force=True)
+        over = Completed(message="its result is kept") if str(run.id) in done else Crashed(message=message)
+        await client.set_task_run_state(run.id, over, force=True)
     return len(stuck)
 
 

@@ -40,15 +40,17 @@ def init(given: argparse.Namespace) -> int:
 def clean(given: argparse.Namespace) -> int:
     """Remove what runs have left behind whose owner is proven dead, and nothing else."""
     from workflowmaster.blocks.engine import Engine
+    from workflowmaster.flows import claim
     from workflowmaster.flows.auditkeeping import drop_all
     from workflowmaster.flows.running import INFRASTRUCTURE
     from workflowmaster.flows.sweeping import sweep_all
 
     swept = sweep_all(Engine())
     dropped, trouble = drop_all(load())
+    locks = claim.tidy()
     swept.trouble += trouble
     if given.json:
-        out(json.dumps({"removed": swept.removed, **asdict(swept), "audit_files": dropped}))
+        out(json.dumps({"removed": swept.removed, **asdict(swept), "audit_files": dropped, "locks": locks}))
     else:
         kinds = ("containers", "networks", "volumes", "mounts", "folders")
         out(", ".join(f"{len(getattr(swept, kind))} {kind}" for kind in kinds) + " removed")

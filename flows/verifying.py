@@ -116,6 +116,8 @@ class _Examination:
         self.seq, self.head, self.epoch, self.sealed = -1, genesis(log.parent.name), 0, False
         self.first = 0
         self.ends: dict[int, End] = {}
+        self.known: set[int] = set()
+        """Epochs that have a checkpoint."""
         self.place: tuple[Path, int] = (log, 0)
         self.finished_at = -1
         self.gone: frozenset[str] = frozenset()
@@ -124,6 +126,10 @@ class _Examination:
         """What the next record must say about the file of the old format before it."""
 
     def run(self, *, ended: bool, note: str | None) -> None:
+        """Look at everything once; raises AuditBroken at the first thing that does not hold."""
+        # Backwards to how they are written, so that of a run that is under way nobody seems to know too much.
+        remembered = self._asked(note)
+        self.known = {int(path.stem) for path in sealing.checkpoints(self.log).glob("??????.json")}
         self.held = auditkeys.look(auditkeys.key_path(self.log))
         seed = auditkeys.read_seed(self.how.seeds)
         if auditkeys.key_at(seed, self.held.epoch) != self.held.key:
@@ -142,7 +148,7 @@ class _Examination:
         self._checkpoints(ended=ended)
         if ended and self.finished_at < 0:
             self._missing("the run has ended, and its log does not say so")
-        self._anchors(note)
+        self._anchors(remembered)
 
     def _begin_behind_dropped(self) -> None:
         found = sealing.dropped(self.log)
@@ -245,10 +251,8 @@ class _Examination:
             else:
                 self._agrees(path, self._signed(epoch, end.key), end)
                 keys.append(end.key)
-        known = {path.stem for path in sealing.checkpoints(self.log).glob("??????.json")}
-        beyond = sorted(stem for stem in known if int(stem) >= self.epoch and int(stem) not in self.ends)
-        if beyond and (int(beyond[0]) > self.epoch or not self.verdict.dropped):
-            self._missing(f"checkpoint {int(beyond[0])} speaks of records that are not there")
+        if beyond := sorted(epoch for epoch in self.known if epoch >= self.epoch and epoch not in self.ends):
+            self._missing(f"checkpoint {beyond[0]} speaks of records that are not there")
         self.verdict.checkpoints, self.verdict.keys = len(keys), tuple(dict.fromkeys(keys))
 
     def _signed(self, epoch: int, key: str) -> Checkpoint:
@@ -282,26 +286,28 @@ class _Examination:
                 f"{path}: does not agree with the log: {', '.join(differs)}", record=end.last, file=path.name
             )
 
-    def _anchors(self, note: str | None) -> None:
-        """Hold what the anchors remember against what is here."""
-        here = {int(p.stem): p.read_bytes() for p in sealing.checkpoints(self.log).glob("??????.json")}
-        said = self.verdict.anchors
+    def _asked(self, note: str | None) -> dict[str, dict[int, bytes]]:
+        """Ask the anchors what they remember, and note those that cannot be asked."""
+        found: dict[str, dict[int, bytes]] = {}
         for name in anchoring.names(self.how) if self.how.enabled else ():
             try:
-                kept = anchoring.made(name).kept(self.log.parent.name)
+                found[name] = anchoring.made(name).kept(self.log.parent.name)
             except (OSError, ValueError) as error:
-                said[name] = f"cannot be asked: {error}"
-            else:
-                said[name] = self._remembers(name, kept, here)
-        if note is not None:
-            said["git note"] = self._remembers("the git note on the branch", _of_note(note), here)
+                self.verdict.anchors[name] = f"cannot be asked: {error}"
+        return found if note is None else {**found, "git note": _of_note(note)}
+
+    def _anchors(self, remembered: dict[str, dict[int, bytes]]) -> None:
+        """Hold what the anchors remember against what is here."""
+        here = {int(p.stem): p.read_bytes() for p in sealing.checkpoints(self.log).glob("??????.json")}
+        for name, kept in remembered.items():
+            self.verdict.anchors[name] = self._remembers(name, kept, here)
 
     def _remembers(self, name: str, kept: dict[int, bytes], here: dict[int, bytes]) -> str:
         for epoch, data in sorted(kept.items()):
             if epoch not in here:
-                self._missing(f"{name} remembers checkpoint {epoch}; an older copy was put back")
+                self._missing(f"the anchor {name} remembers checkpoint {epoch}; an older copy was put back")
             if here[epoch] != data:
-                raise AuditBroken(f"{name} remembers another checkpoint {epoch} than the one that is here")
+                raise AuditBroken(f"the anchor {name} remembers another checkpoint {epoch} than the one that is here")
         return f"agrees on {len(kept)} of {len(here)} checkpoints"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Self
 
+import pygit2
+
 from workflowmaster.blocks import export
 from workflowmaster.blocks.objectstore import ObjectStore, WorkspaceError
 from workflowmaster.flows import folders, journal, keychanges
@@ -56,10 +58,10 @@ def reasons(folder: Folder, step_id: str | None = None) -> list[Reason]:
         raise BadOption(f"{folder.id} has no step {step_id!r}; {known}")
     known_records = journal.read(folder.journal)
     aborted = state.reason if state.status == "aborted" else ""
-    known = trails(known_records.entries)
+    by_step = trails(known_records.entries)
     living = claimed(folder)
     running = frozenset(state.running) if living else frozenset()
-    run = Run(folder.id, plan, known, living, aborted, running, frozenset(state.reused))
+    run = Run(folder.id, plan, by_step, living, aborted, running, frozenset(state.reused))
     with _Trees(folder, plan, known_records) as trees:
         return [reason(run, step, _changed(folder, run, step, trees)) for step in chosen]
 
@@ -129,10 +131,18 @@ class _Trees:
         if not (store and result and result["commit"] and result["commit"] != result["input_commit"]):
             return
         try:
-            ends = [store.repo[result[end]].tree_id.raw for end in ("input_commit", "commit")]
+            ends = [_tree(store, result[end]) for end in ("input_commit", "commit")]
             yield from (one.path for one in export.changes(store, *ends))
         except (WorkspaceError, KeyError, ValueError):
             return
+
+
+def _tree(store: ObjectStore, commit: str) -> bytes:
+    """Return the tree of a commit. KeyError if the store has no such commit."""
+    found = store.repo[commit]
+    if not isinstance(found, pygit2.Commit):
+        raise KeyError(commit)
+    return found.tree_id.raw
 
 
 def _edit(fields: dict[str, Any]) -> str:

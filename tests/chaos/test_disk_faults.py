@@ -1,22 +1,21 @@
-"""A disk that is full: what is written then is refused or complete, the run says so, and goes on once there is room.
+"""A disk that is full: what is written then is refused or whole, the run says which disk, and goes on once there is room.
 
-The disk is a small file system of this test's own, mounted from a file. A step is held until the disk is full but for
-a few bytes; how many decides what the first thing is that does not fit any more: a log, a git object, a result, a
-record, an audit record, the state.
+A step is held until the disk is full but for a few bytes. How many, and how much the step then leaves and prints,
+decides what the first thing is that does not fit: a record, a log, a git object, a result, an audit record, the state.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chaoskit import disks, gated
 
 from workflowmaster.blocks import bounded
+from workflowmaster.flows import persisted
 
 pytestmark = [
     pytest.mark.docker,
@@ -24,101 +23,112 @@ pytestmark = [
     pytest.mark.skipif(not bounded.usable(local=True), reason="mounting needs root, and loop devices"),
 ]
 
-PROMPT = """\
-# The disk fills
-
-## Steps
-
-### one
-```bash
-echo ran; echo one > one.txt
-```
-
-### two
-- needs: one
-```bash
-echo ran
-until [ -e /tmp/go ] || [ "$WM_ATTEMPT" != 1 ]; do sleep 0.02; done
-head -c {made} /dev/zero | tr '\\0' x > two.txt
-head -c {printed} /dev/zero | tr '\\0' y
-```
-
-### three
-- needs: two
-```bash
-echo ran; wc -c < two.txt > three.txt
-```
-"""
-
-
-@dataclass
-class SmallDisk:
-    """A file system of a few megabytes."""
-
-    path: Path
-
-    def free(self) -> int:
-        found = os.statvfs(self.path)
-        return found.f_bavail * found.f_frsize
-
-    def fill(self, left: int) -> None:
-        """Leave about so many bytes free, and no more."""
-        ballast = self.path / "ballast"
-        with ballast.open("ab", buffering=0) as file:
-            try:
-                while self.free() > left:
-                    file.write(bytes(min(1 << 20, max(self.free() - left, 1024))))
-            except OSError:
-                assert not left
-
-    def empty(self) -> None:
-        (self.path / "ballast").unlink()
+LONG = pytest.mark.long
+ROWS = [
+    pytest.param(0, 10, 10, id="nothing"),
+    pytest.param(1 << 14, 10, 10, id="a-result", marks=LONG),
+    pytest.param(1 << 16, 10, 10, id="little", marks=LONG),
+    pytest.param(1 << 18, 1 << 20, 10, id="an-object"),
+    pytest.param(1 << 18, 10, 1 << 20, id="a-log", marks=LONG),
+    *[pytest.param(left << 10, 10, 10, id=f"{left}K", marks=LONG) for left in (2, 4, 6, 8, 10, 12, 20, 24, 28, 32, 48)],
+]
+"""Bytes left on the disk, bytes that the step leaves, bytes that it prints."""
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    image, place = tmp_path / "disk.ext4", tmp_path / "disk"
-    place.mkdir()
-    with image.open("wb") as file:
-        file.truncate(48 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-b", "1024", image], check=True)
-    subprocess.run(["mount", "-o", "loop", "--make-private", image, place], check=True)
-    try:
-        yield SmallDisk(place)
-    finally:
-        bounded.release(place)
-        assert not bounded.mounted(place)
+def disk(tmp_path: Path) -> Iterator[disks.SmallDisk]:
+    with disks.small(tmp_path) as made:
+        yield made
 
 
-@pytest.mark.parametrize("left", [0, 1 << 14, 1 << 16])
-@pytest.mark.parametrize(("made", "printed"), [(10, 10), (1 << 20, 10), (10, 1 << 20)], ids=["little", "made", "printed"])
-def test_a_full_disk(
-    left: int, made: int, printed: int,
-    disk: SmallDisk,
+@pytest.fixture
+def hold(
+    repository: Callable[..., Any], prompt_file: Callable[..., Path], wait_until: Callable[..., Any]
+) -> Callable[..., gated.Held]:
+    def begin(line: Any, **sizes: int) -> gated.Held:
+        return gated.hold(line, repository({"a.txt": "a"}), prompt_file(gated.prompt(**sizes)), wait_until)
+
+    return begin
+
+
+def moved(line: Any, disk: disks.SmallDisk) -> Any:
+    """Put a user's state directory on the disk."""
+    shutil.copytree(line.home, disk.path / "state")
+    line.home = disk.path / "state"
+    return line
+
+
+def is_believed(run: gated.Held) -> dict[str, Path]:
+    """Hold that each result there is can be read whole, and return them by step."""
+    found = {}
+    for path in persisted.files_of(run.id):
+        result = persisted.read(path)
+        found[result.step] = path
+    return found
+
+
+@pytest.mark.parametrize(("left", "made", "printed"), ROWS)
+def test_a_full_state_directory(
+    left: int,
+    made: int,
+    printed: int,
+    disk: disks.SmallDisk,
+    hold: Callable[..., gated.Held],
     command_line: Callable[..., Any],
     prefect_server: Any,
-    repository: Callable[..., Any],
-    prompt_file: Callable[..., Path],
-    wait_until: Callable[..., Any],
     containers: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    line = command_line(PREFECT_API_URL=prefect_server.url, WORKFLOWMASTER_HOME=str(disk.path / "state"))
-    line.home = disk.path / "state"
-    repo = repository({"a.txt": "a"})
-    running = line.start("run", prompt_file(PROMPT.format(made=made, printed=printed)), "--workspace", repo.path, "--json", "-q")
-
-    def works() -> Any:
-        assert running.process.poll() is None, running.ended().text
-        logs = list((line.home / "workflows").glob("*/logs/two.1.log"))
-        return logs and logs[0].read_text() == "ran\n" and logs[0].parents[1].name
-
-    identity = wait_until(works, 60.0)
+    line = moved(command_line(PREFECT_API_URL=prefect_server.url), disk)
+    monkeypatch.setenv("PREFECT_LOCAL_STORAGE_PATH", str(line.home / "results"))
+    run = hold(line, made=made, printed=printed)
     disk.fill(left)
-    subprocess.run(["docker", "exec", f"{identity}-two-1", "touch", "/tmp/go"], check=True)
-    said = running.ended(120)
-    print("RUN", left, made, printed, said.code, said.err[-1500:], said.out[-300:])
+    run.go()
+    said = run.running.ended(180)
+    is_believed(run)
+    if said.code:
+        gated.says_clearly(said, str(disk.path), run.id)
+        assert containers(run.id) == []
+    else:
+        gated.ends_well(run.repo, said, made=made)
+        assert left, "nothing fitted, and yet it says that it is done"
     disk.empty()
-    again = line("resume", identity, "--json", "-q")
-    print("RESUME", again.code, again.text[-1500:])
-    verify = line("audit", "verify", identity)
-    print("VERIFY", verify.code, verify.text)
+    before = is_believed(run)
+    run.resumed(made=made)
+    again = {step for step, count in run.ran().items() if count > 1}
+    assert not again & before.keys(), "a finished step ran twice"
+
+
+def test_a_full_result_storage_is_no_success(
+    disk: disks.SmallDisk,
+    hold: Callable[..., gated.Held],
+    command_line: Callable[..., Any],
+    prefect_server: Any,
+) -> None:
+    line = command_line(PREFECT_API_URL=prefect_server.url, PREFECT_LOCAL_STORAGE_PATH=str(disk.path / "results"))
+    run = hold(line)
+    disk.fill()
+    run.go()
+    said = run.running.ended(180)
+    assert said.code == 4, said.text
+    tasks = {task["id"]: task for task in said.json["tasks"]}
+    assert tasks["two"]["reason"].startswith("its work was done, but its result could not be kept: there is no space")
+    assert str(disk.path) in said.json["reason"]
+    disk.empty()
+    run.resumed()
+    assert run.ran() == {"one": 1, "two": 2, "three": 1}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("left", [0, 1 << 12, 1 << 16, 1 << 18])
+def test_a_full_disk_under_the_embedded_servers_database(
+    left: int, disk: disks.SmallDisk, hold: Callable[..., gated.Held], command_line: Callable[..., Any]
+) -> None:
+    run = hold(moved(command_line(), disk))
+    disk.fill(left)
+    run.go()
+    said = run.running.ended(180)
+    if said.code:
+        gated.says_clearly(said, str(disk.path), run.id)
+    disk.empty()
+    run.resumed()

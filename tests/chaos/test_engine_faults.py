@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from chaoskit import gated
 from chaoskit.engines import OwnEngine
 

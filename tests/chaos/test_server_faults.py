@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from chaoskit import gated
 from chaoskit.proxy import Fault, Proxy, none
+
 from workflowmaster.flows.embedded import EmbeddedServer
 
 pytestmark = [pytest.mark.docker, pytest.mark.prefect]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import lzma
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from workflowmaster.blocks.receipt import Receipt
+from workflowmaster.flows import checkpoints, folders, persisted, snapshots
+from workflowmaster.flows.asking import Options
+from workflowmaster.flows.checkpoints import Checkpoint
+from workflowmaster.flows.folders import Folder
+from workflowmaster.flows.journal import Journal
+from workflowmaster.flows.journey import Record
 from workflowmaster.flows.plan import (
     Criterion,
     Decision,
@@ -23,6 +34,7 @@ from workflowmaster.flows.state import WorkflowState, final_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
 START = 1_700_000_000.0
 IMAGE = "workflowmaster/step:1"
@@ -314,3 +326,98 @@ def make() -> SimpleNamespace:
         hostile_logs=hostile_logs,
         attacks=HOSTILE,
     )
+
+
+@dataclass
+class KeptRun:
+    """A workflow as a run writes it down: plan, record, journal, persisted results, snapshots."""
+
+    folder: Folder
+    plan: Plan
+    records: Journal
+    settled: dict[str, StepResult] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Path:
+        return self.folder.path.parent.parent / "results"
+
+    def begin(self) -> None:
+        known = {"flow_run_id": "f1", "started_at": START, "base_commit": COMMIT, "workspace": "/w", "images": {}}
+        record = folders.kept(self.folder.record, Record).model_dump(mode="json")
+        fields = {**known, "plan_hash": self.plan.workflow_hash, "audit_log": "", "record": record}
+        self.records.append("begun", **fields)
+
+    def settle(self, name: str, status: str = "completed", *, reused: bool = False, generation: int = 0) -> StepResult:
+        key = f"{self.folder.id}-{hashlib.sha256(f'{name}{generation}'.encode()).hexdigest()}"
+        made = result(name, key=key, status=status, commit="", workflow=self.folder.id)
+        self.records.append("keys", step=name, key=key, parts={})
+        if status == "completed":
+            persist(self.results / key, made)
+        self.records.append("result", step=name, reused=reused, result=made.model_dump(mode="json"))
+        self.settled[name] = made
+        return made
+
+    def close(self, status: str) -> None:
+        last = self.folder.state().model_copy(update={"status": status, "branch": "b", "commit": COMMIT, "seconds": 9.0})
+        self.records.append("closed", **snapshots.closing(last))
+
+    def snapshot(self) -> None:
+        snapshots.write(self.folder, self.folder.state())
+
+    def checkpoint(self, number: int, name: str = "end") -> Path:
+        raw = folders.kept(self.folder.record, Record).model_dump(mode="json")
+        now = self.folder.state()
+        made = Checkpoint(number=number, name=name, step="", made_at=START, record=raw, state=now)
+        return checkpoints.write(self.folder, made)
+
+    def files(self) -> dict[str, Path]:
+        """Every file of it that can be damaged, by a name."""
+        own = {path.name: path for path in self.folder.path.iterdir() if path.is_file() and "audit" not in path.name}
+        own |= {path.name: path for path in checkpoints.files(self.folder).values()}
+        return own | {f"result {name}": self.results / made.key for name, made in self.settled.items() if self.has(made)}
+
+    def has(self, made: StepResult) -> bool:
+        return made.status == "completed"
+
+
+def persist(path: Path, made: StepResult) -> None:
+    """Write a result as Prefect 3.8 writes it; `test_persisted` holds that it does."""
+    data = json.dumps({"__class__": persisted.OURS, "data": made.model_dump(mode="json")}).encode()
+    serializer = {"type": "compressed/json", "serializer": {"type": "json"}, "compressionlib": "lzma"}
+    outer = {"metadata": {"storage_key": str(path), "serializer": serializer, "prefect_version": "3.8.8"}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**outer, "result": base64.encodebytes(lzma.compress(data)).decode()}))
+
+
+def kept_run(*steps: Step, workflow: str = "task-kept") -> KeptRun:
+    ref = PromptRef(path="p.md", sha256=hashlib.sha256(b"# p").hexdigest(), kind="explicit")
+    asked = plan(*(steps or (step("a"), step("b", "a"), step("c", "b"))), prompt=ref)
+    folder = folders.create(workflow)
+    options = Options(prompt="p.md", workspace="/w")
+    named = {"workflow_id": workflow, "workflow_hash": asked.workflow_hash, "images": {}}
+    folder.prompt.write_bytes(b"# p")
+    folder.plan_file.write_text(asked.model_dump_json())
+    folders.keep(folder.record, Record(options=options, **named))
+    (folder.path / "store.git").mkdir()
+    return KeptRun(folder, asked, Journal(folder.journal))
+
+
+@pytest.fixture
+def run_of(home: Path, shapes: Any) -> Callable[..., KeptRun]:
+    """Make a workflow of these steps, prepared and not begun."""
+    return kept_run
+
+
+@pytest.fixture
+def halfway(home: Path) -> KeptRun:
+    """A workflow of three steps: one completed, one failed, one blocked; with a snapshot and two checkpoints."""
+    made = kept_run()
+    made.begin()
+    made.settle("a")
+    made.checkpoint(1, "a")
+    made.settle("b", "failed")
+    made.settle("c", "blocked")
+    made.close("partial")
+    made.snapshot()
+    made.checkpoint(2)
+    return made

@@ -257,8 +257,10 @@ def test_what_a_living_process_has_sent_off_is_neither_adopted_nor_removed(
     engine: Engine, folder: Folder, left: Callable[..., Going]
 ) -> None:
     record = left(owner=Owner.me())
-    assert found(folder, engine, {"build"}).waiting == {}
+    got = found(folder, engine, {"build"})
+    assert got.waiting == {}
     assert names(engine, folder) == {record.container}
+    assert got.earlier({"build": 1, "other": 1}) == {"build": 2, "other": 1}, "its name is taken"
 
 
 # --- what sweeps of others spare ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import threading
@@ -16,7 +17,7 @@ from workflowmaster.flows import auditkeys
 from workflowmaster.flows.audit import AuditLog, insist
 from workflowmaster.flows.auditfiles import PLAIN_GENESIS, records, rotated
 from workflowmaster.flows.auditkeys import AuditBroken, key_at, key_path, look, read_seed
-from workflowmaster.flows.auditline import RESERVED, genesis, parsed
+from workflowmaster.flows.auditline import RESERVED, genesis, mac, parsed
 from workflowmaster.flows.plan import canonical
 from workflowmaster.flows.sealing import Checkpoint, Sealing, checkpoint_path, read_signed
 from workflowmaster.flows.verifying import examine, verify
@@ -319,3 +320,8 @@ def test_the_seed_of_a_workflow_that_never_began_is_taken_back(tmp_path: Path) -
     assert audit.sealing.seeds.is_dir()
     audit.discard()
     assert not audit.sealing.seeds.exists()
+
+
+@pytest.mark.parametrize("key", [b"k" * 32, bytes(32), b"\xff" * 32])
+def test_the_mac_is_the_standard_one(key: bytes) -> None:
+    assert mac(key, "ab" * 32) == hmac.new(key, b"ab" * 32, "sha256").hexdigest()

@@ -82,6 +82,19 @@ def test_no_acknowledged_record_is_lost_when_writers_are_killed(tmp_path: Path, 
     assert (final.holds, final.pending) == (True, 0), "whoever goes on signs what the killed ones could not"
 
 
+def test_a_log_that_is_being_written_holds_at_every_moment(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    one = writer(path, "container.started", 400)
+    assert one.stdout
+    one.stdout.readline()
+    while one.poll() is None:
+        verdict = examine(path, Sealing.of(path))
+        assert verdict.holds, verdict.reason
+        one.stdout.readline()
+    one.stdout.read()
+    assert verify(path) == 400
+
+
 SMALL = """
 import signal, sys, resource
 from pathlib import Path

@@ -13,25 +13,32 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def appended() -> dict[str, set[str]]:
-    """Event → files that write it: the first argument of every `audit.append(…)`, `_add(…)` and `_tell(…)`."""
+    """Event → files that write it: the first argument of every `audit.append(…)`, and what passes one on."""
     found: dict[str, set[str]] = {}
     for path in sorted((ROOT / "flows").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args and writes(node, path):
-                for name in names(node.args[0], path):
+            if isinstance(node, ast.Call) and (argument := event_of(node, path)) is not None:
+                for name in names(argument, path):
                     found.setdefault(name, set()).add(path.name)
     return found
 
 
-def writes(call: ast.Call, path: Path) -> bool:
-    assert isinstance(call.func, ast.Attribute)
+def event_of(call: ast.Call, path: Path) -> ast.expr | None:
+    """The argument that names the event, of a call that writes one."""
+    if not call.args:
+        return None
+    if isinstance(call.func, ast.Name):
+        return call.args[1] if call.func.id == "_audit" else None
+    if not isinstance(call.func, ast.Attribute):
+        return None
     target = ast.unparse(call.func.value).rpartition(".")[2]
     if path.name == "audit.py":
-        return call.func.attr in ("_add", "_tell")
-    if call.func.attr == "append":
-        return target in ("audit", "log", "writer") and not isinstance(call.args[0], (ast.Name, ast.Call, ast.Tuple))
+        return call.args[0] if call.func.attr in ("_add", "_tell") else None
+    if call.func.attr == "append" and target in ("audit", "log", "writer"):
+        return None if isinstance(call.args[0], (ast.Name, ast.Call, ast.Tuple)) else call.args[0]
     # `asyncio.to_thread(journey.audit.append, "…")`
-    return call.func.attr == "to_thread" and ast.unparse(call.args[0]).endswith("audit.append")
+    passed_on = call.func.attr == "to_thread" and ast.unparse(call.args[0]).endswith("audit.append")
+    return call.args[1] if passed_on else None
 
 
 def names(node: ast.expr, path: Path) -> set[str]:
@@ -45,7 +52,7 @@ def names(node: ast.expr, path: Path) -> set[str]:
         return {name for name in EVENTS if fnmatchcase(name, form)} or {form}
     if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "EVENTS":
         return set(stopping.EVENTS.values())
-    return {"workflow.finished"} if ast.unparse(node).endswith("audit.append") else set()
+    return set()
 
 
 def test_every_event_that_is_written_is_known() -> None:

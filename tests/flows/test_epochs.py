@@ -350,7 +350,6 @@ def test_old_rows_do_not_pile_up() -> None:
         server = Server()
         for _ in range(5):
             tenure = await taking(server, "host").done(0)
-            await tenure.beat()
             await tenure.release(forget=False)
         return set(server.rows)
 
@@ -420,6 +419,21 @@ def test_the_fence_looks_after_a_lease_or_when_told_to(asleep: float, look: bool
     times, why = held(story)
     assert times == 1
     assert why.startswith("was taken over by process 77 on other since 1970-01-01 00:00:01 UTC, because ")
+
+
+def test_a_beat_counts_from_before_it_is_sent_and_looks_only_then() -> None:
+    """A taker may see the beat as soon as it is sent, and its lease runs from there."""
+
+    async def story(server: Server, tenure: Tenure) -> tuple[float, list[str]]:
+        asked: list[str] = []
+        do = server.do
+        server.do = lambda what: (asked.append(what.__qualname__.split(".")[1]), do(what))[1]  # type: ignore[method-assign]
+        tenure.rows = Line(server, iter([0.0, 2.0, 0.0, 2.0]))
+        sent = now()
+        assert await tenure.beat()
+        return tenure.proven - sent, asked
+
+    assert held(story) == (0.0, ["write", "all"])
 
 
 def test_a_row_that_has_vanished_is_lost_to_somebody_unknown() -> None:

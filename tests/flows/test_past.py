@@ -66,6 +66,7 @@ def test_the_last_result_stands_with_its_row(tmp_path: Path) -> None:
     last = found.finished["a"]
     assert (last.key, last.task_run, last.flow_run, last.result["status"]) == ("k2", "t2", "f", "completed")
     assert found.keyed == {"a": "k3"}
+    assert found.rows == {"t2"}
 
 
 def test_decisions_and_answers_survive_as_they_were_given(tmp_path: Path) -> None:

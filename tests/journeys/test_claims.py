@@ -248,7 +248,7 @@ def test_a_machine_that_was_asleep_finds_out_and_publishes_nothing(
     assert said.code == 0, said.text
     assert "dead" in said.err  # what it waits for is told
     refs, kept = repo.git("show-ref"), snapshot_of(folder)
-    results = snapshot_of(near.home / "results")
+    results = sorted((near.home / "results").glob(f"{folder.name}-*"))
     run = prefect_server.get(f"/flow_runs/{flow_run(folder)}")
 
     running.process.send_signal(signal.SIGCONT)
@@ -256,11 +256,11 @@ def test_a_machine_that_was_asleep_finds_out_and_publishes_nothing(
     assert ended.code == 3, ended.text
     assert ended.json["error"].startswith(f"{folder.name} was taken over by ")
     assert repo.git("show-ref") == refs
-    assert snapshot_of(near.home / "results") == results
+    assert sorted((near.home / "results").glob(f"{folder.name}-*")) == results
     after = snapshot_of(folder)
     for name in ("state.json", "run.json", "report.html", "pull-request.md"):
         assert after.get(name) == kept.get(name)
-    assert events(folder)[-1] == "claim.lost"
+    assert "claim.lost" in events(folder)
     assert "workflow.finished" not in events(folder)
     assert prefect_server.get(f"/flow_runs/{flow_run(folder)}")["state"]["id"] == run["state"]["id"]
     assert events(far.home / "workflows" / folder.name)[-1] == "workflow.finished"

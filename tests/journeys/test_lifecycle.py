@@ -306,6 +306,10 @@ def test_runs_with_random_kills_leave_nothing_behind(
     codes = torments(line, repo.path, prompts, count=count)
     assert set(codes) <= {0, 1, 4, 130, -9, -15, -2}, codes
     assert codes.count(-9) >= count / 10, "too few were killed for this to mean anything"
+    # What a killed run had under way waits for its resume, unless somebody says that there will be none.
+    for name in {one.rpartition("-")[0].rpartition("-")[0] for one in line("clean", "--json").json["kept"]}:
+        if (line.home / "workflows" / name).exists():
+            assert line("cancel", name).code in (0, 1, 130)
     cleaned = line("clean", "--json")
     assert cleaned.code == 0, cleaned.text
     workflows = [path.name for path in (line.home / "workflows").iterdir()]

@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._answer(status, headers, answer)
 
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do_any
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do_any  # noqa: N815 - the words are HTTP's
 
     def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         upstream = http.client.HTTPConnection(self.proxy.upstream.netloc, timeout=60)
