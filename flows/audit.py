@@ -57,7 +57,7 @@ class AuditLog:
     def __init__(self, path: Path, sealing: Sealing | None = None) -> None:
         self.path, self.workflow = path, path.parent.name
         self.sealing = sealing or Sealing.of(path)
-        self.sealing.insist()
+        insist(path, self.sealing)
         self._lock = threading.RLock()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._handle = self._key = -1

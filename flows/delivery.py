@@ -8,7 +8,6 @@ only our own queue knows what to prepare next. What it costs is this file.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect import flow, get_client, get_run_logger
@@ -30,6 +29,7 @@ from workflowmaster.flows import (
     gates,
     persisted,
     readers,
+    steady,
     stopping,
     sweeping,
     taskrows,
@@ -159,7 +159,7 @@ def final_state(state: WorkflowState) -> State[Any]:
 
 async def _begin(journey: Journey) -> None:
     """Tie the run to its flow run, and take over what the server says about policies."""
-    journey.started_at = time.time()
+    journey.started_at = steady.now()
     if not journey.claim.fresh:
         # Before anything is written: another machine may be at work on it.
         await epochs.take(journey)
@@ -247,8 +247,8 @@ class Walk:
             if verdict:
                 self._settle(step, verdict)
                 continue
-            self.journey.running[step.id] = time.time()
-            self.runtime.queued[step.id] = time.time()
+            self.journey.running[step.id] = steady.now()
+            self.runtime.queued[step.id] = steady.now()
             self.active[asyncio.create_task(self._run(step))] = step
 
     def _room(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +18,7 @@ from workflowmaster.blocks.failure import explain
 from workflowmaster.blocks.request import WORKSPACE
 from workflowmaster.blocks.screening import CODE as SECRET
 from workflowmaster.blocks.workspace import Caps, WorkspaceError, prepare, remove_tree
-from workflowmaster.flows import adoption, collecting, evidence, going, guarding, invocation
+from workflowmaster.flows import adoption, collecting, evidence, going, guarding, invocation, steady
 from workflowmaster.flows.anew import once_more
 from workflowmaster.flows.going import Outcome
 from workflowmaster.flows.plan import Step, StepResult, StepStatus
@@ -94,7 +93,7 @@ async def run(attempt: Attempt) -> StepResult:
 def _seconds(outcome: Outcome, started: float) -> float:
     """Return how long an attempt took; how long one was left alone after it had ended is no part of it."""
     adopted = any(receipt.adopted for receipt in outcome.receipts)
-    return sum(receipt.seconds for receipt in outcome.receipts) if adopted else time.time() - started
+    return sum(receipt.seconds for receipt in outcome.receipts) if adopted else steady.now() - started
 
 
 async def _tried(attempt: Attempt) -> tuple[float, Outcome]:
@@ -115,7 +114,7 @@ async def _once(attempt: Attempt, held: list[Parked]) -> tuple[float, Outcome]:
     """Take a container, add it to `held`, and do the step in it; return when that began, and what came of it."""
     parked = await attempt.parking.take(attempt.step, attempt.number)
     held.append(parked)
-    started = time.time()
+    started = steady.now()
     return started, await _do(attempt, parked)
 
 
@@ -306,7 +305,7 @@ async def in_git(journey: Journey, work: Callable[[], T]) -> T:
 def host_result(journey: Journey, step: Step, *, status: StepStatus = "completed", **fields: Any) -> StepResult:
     """Return the result of a step that ran on the host, or not at all; its tree is its input tree."""
     commit = journey.inputs.get(step.id, journey.store.base)
-    known = {"key": journey.keys.get(step.id, ""), "input_commit": commit, "commit": commit, "started_at": time.time()}
+    known = {"key": journey.keys.get(step.id, ""), "input_commit": commit, "commit": commit, "started_at": steady.now()}
     return StepResult(step=step.id, status=status, epoch=journey.claim.epoch, **{**known, **fields})
 
 

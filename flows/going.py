@@ -26,7 +26,7 @@ from workflowmaster.blocks.output import Capture
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.plain import PlainContainer
 from workflowmaster.blocks.receipt import Receipt
-from workflowmaster.flows import evidence, guarding
+from workflowmaster.flows import evidence, guarding, steady
 from workflowmaster.flows.journal import read
 from workflowmaster.flows.networking import traffic_of
 from workflowmaster.flows.plan import Noun
@@ -188,7 +188,7 @@ def noted(attempt: Attempt, parked: Parked, purpose: str, *, start: int, before:
         unfit=unfit(journey, parked),
         start_seconds=container.start_seconds,
         parked_seconds=max(time.monotonic() - container.parked_at, 0.0),
-        queued_seconds=max(now.wall - attempt.queued_at, 0.0),
+        queued_seconds=max(steady.now() - attempt.queued_at, 0.0),
         attested=container.attested.account(),
         receipts=journey.receipts.get(attempt.step.id, ()),
         before=before,
@@ -296,7 +296,7 @@ def _reading(
 
 def _times(attempt: Attempt, parked: Parked) -> dict[str, Any]:
     """Return a receipt's fields about what came before go, and who saw it."""
-    going, container, now = parked.going, parked.container, time.time()
+    going, container, now = parked.going, parked.container, steady.now()
     if going:
         return {
             "started_at": going.wall,

@@ -6,11 +6,10 @@ No prompt's, repository's or agent's code runs in any of them; that is why they 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from workflowmaster.blocks.forge import IssueRequest, LocalForge
-from workflowmaster.flows import evidence, report
+from workflowmaster.flows import evidence, report, steady
 from workflowmaster.flows.execution import host_result
 
 if TYPE_CHECKING:
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
 
 async def run(journey: Journey, step: Step) -> StepResult:
     """Do a host step's work. Raises OSError if its file cannot be written."""
-    began = time.time()
+    began = steady.now()
     work = {"setup": _setup, "forge": _forge, "approval": _approval, "check": _gate}.get(step.kind, _gate)
     result = await asyncio.to_thread(work, journey, step)
-    return result.model_copy(update={"started_at": began, "seconds": time.time() - began})
+    return result.model_copy(update={"started_at": began, "seconds": steady.now() - began})
 
 
 def _setup(journey: Journey, step: Step) -> StepResult:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import shlex
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.workspace import Store, WorkspaceError, remove_tree
-from workflowmaster.flows import adoption, evidence, folders
+from workflowmaster.flows import adoption, evidence, folders, steady
 from workflowmaster.flows.admitting import admit, pin
 from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.audit import AuditLog
@@ -43,7 +42,7 @@ from workflowmaster.flows.sweeping import emptied, remove_own
 from workflowmaster.flows.unmet import refuse_unmet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from workflowmaster.blocks.receipt import Receipt
     from workflowmaster.flows.folders import Folder
@@ -111,7 +110,7 @@ class Journey:
     """Values of the secrets that steps name; its text shows none."""
     held: str = ""
     """What held the images' tags to their ids when it began: `lock`, `record`, or nothing."""
-    started_at: float = field(default_factory=time.time)
+    started_at: float = field(default_factory=steady.now)
     results: dict[str, StepResult] = field(default_factory=dict)
     running: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
@@ -180,7 +179,7 @@ class Journey:
 
     def state(self, **changes: object) -> WorkflowState:
         """Draw the state as it stands."""
-        return self.keeping.state().model_copy(update={"seconds": time.time() - self.started_at, **changes})
+        return self.keeping.state().model_copy(update={"seconds": steady.now() - self.started_at, **changes})
 
     def save(self, state: WorkflowState, *, durable: bool = False) -> None:
         """Keep how this part of the run has ended; of a workflow that was lost it is another's to write."""
@@ -235,37 +234,26 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
     """Open everything a run needs, or refuse with the first reason why it cannot work.
 
     `fixed` is a plan that was locked before; `resume` is the folder of a run to go on with, by its own plan, or by the
-    one that its `edited` prompt gives now.
-    `claim` is one that is held already; it is given back if the run cannot begin.
+    one that its `edited` prompt gives now. A `claim` that is held already is given back if the run cannot begin.
     Raises PromptError, PolicyError, WorkspaceError, NeedsPerson, SandboxUnavailable.
     """
     plan = fixed.plan if fixed else edited or (resume.plan() if resume else plan_of(options, settings))
-    refuse_unmet(plan)
-    _need_agent(plan, options.agent or settings.agent)
-    limits = {step.id: effective(step, settings) for step in plan.tasks}
-    engine = Engine()
+    engine, held = Engine(), "lock" if fixed else "record" if resume else ""
     known = fixed.images if fixed else _record(resume).images if resume else {}
-    held = "lock" if fixed else "record" if resume else ""
-    images = pin(plan, engine, known)
-    admit(plan, limits, images, settings, by=held)
-    secrets = resolve(plan)
-    insist(plan, limits, engine)
-    need_proxy(plan, limits, engine)
+    limits, images, secrets = _admitted(plan, options, settings, engine, (held, known))
     if not (fixed or resume):
         # As the compiler has read them: typed, and with the defaults of those that were not given.
         options = options.model_copy(update={"inputs": plan.input_values})
     folder = resume or folders.create(folders.new_id())
     with _undone(folder, claim, new=resume is None) as mine:
-        sealing = Sealing.of(folder.audit, settings)
+        sealing, user = Sealing.of(folder.audit, settings), _step_user()
+        adopting = adoption.Adopting()
         if resume:
             insist_on_log(folder.audit, sealing)
             # What a killed owner left there is gone on with, or goes.
             adopting = adoption.found(resume, engine, plan.ids)
         else:
-            adopting = adoption.Adopting()
             _keep_prompt(folder, plan, fixed.prompt if fixed else Path(options.prompt))
-        root = os.geteuid() == 0
-        user = (STEP_USER, STEP_USER) if root else (os.geteuid(), os.getegid())
         record = Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images)
         recorded = past(folder.journal)
         record = resumed(resume, record, recorded) if resume else sourced(record, fixed)
@@ -289,15 +277,34 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
             attempts=adopting.earlier(resume.attempts(plan.ids)) if resume else {},
             exported=(resume.state().commit or None) if resume else None,
             # The last thing that can fail, because it leaves a pin in the user's repository.
-            store=Store.open(
-                folder.store,
-                Path(options.workspace).resolve(),
-                include_dirty=options.include_dirty,
-                owner=user if root else None,
-            ),
+            store=_store(folder, options, user),
         )
         evidence.asked(journey)
         return journey
+
+
+def _admitted(
+    plan: Plan, options: Options, settings: Settings, engine: Engine, held: tuple[str, Mapping[str, str]]
+) -> tuple[dict[str, SecurityPolicy], dict[str, str], Secrets]:
+    """Return the steps' limits, their images' ids and their secrets; `held` is what holds images, and to which ids."""
+    refuse_unmet(plan)
+    _need_agent(plan, options.agent or settings.agent)
+    limits = {step.id: effective(step, settings) for step in plan.tasks}
+    images = pin(plan, engine, held[1])
+    admit(plan, limits, images, settings, by=held[0])
+    secrets = resolve(plan)
+    insist(plan, limits, engine)
+    need_proxy(plan, limits, engine)
+    return limits, images, secrets
+
+
+def _step_user() -> tuple[int, int]:
+    return (STEP_USER, STEP_USER) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+
+
+def _store(folder: Folder, options: Options, user: tuple[int, int]) -> Store:
+    owner, workspace = user if os.geteuid() == 0 else None, Path(options.workspace).resolve()
+    return Store.open(folder.store, workspace, include_dirty=options.include_dirty, owner=owner)
 
 
 def _keep_prompt(folder: Folder, plan: Plan, prompt: Path) -> None:

@@ -108,6 +108,7 @@ def _again(folder: Folder, given: argparse.Namespace, held: Claim, *, kept: bool
     try:
         for mend in repairing.before_resume(folder):
             sys.stderr.write(f"repaired: {mend.what}\n")
+        serving.keep_results_in(folder.state().results_place)
         asked = resuming.wish(folder, settings, kept=kept, start=start)
         sys.stderr.writelines(f"{line}\n" for line in asked.told)
     except BaseException:

@@ -12,6 +12,7 @@ A run that does not go on keeps its state, and a person may still resume it; onl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed
 
-from workflowmaster.flows import ceasing, claim, folders, journal, orphans, stopping, taskrows
+from workflowmaster.flows import ceasing, claim, folders, orphans, stopping, taskrows
 from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.plaintext import one_line
 from workflowmaster.flows.refusals import PERSON
@@ -90,7 +91,7 @@ def resume(folder: Folder) -> tuple[str, str]:
     It goes on once its flow run has taken it over; how it ends, its state will say.
     """
     log = folder.path / "resume.log"
-    known = folder.journal.stat().st_size if folder.journal.exists() else 0
+    before = folder.audit.stat().st_size if folder.audit.exists() else 0
     with log.open("ab") as said:
         child = subprocess.Popen(
             [sys.executable, "-m", "workflowmaster.flows.cli", "resume", folder.id, "--quiet"],
@@ -103,7 +104,7 @@ def resume(folder: Folder) -> tuple[str, str]:
     until = time.monotonic() + BEGUN
     while time.monotonic() < until:
         code = child.poll()
-        if any(journal.read(folder.journal, known).of("begun")):
+        if _started(folder, before):
             # It ends in its own time; saying so keeps Popen from waiting for it, or from warning that nobody did.
             child.returncode = code or 0
             return "resumed", ""
@@ -112,6 +113,16 @@ def resume(folder: Folder) -> tuple[str, str]:
             return "held" if code == PERSON else "failed", _last_line(log)
         time.sleep(claim.POLL)
     return "failed", f"process {child.pid} has not begun within {BEGUN:.0f} s; see {log}"
+
+
+def _started(folder: Folder, before: int) -> bool:
+    """Whether a flow run has taken the workflow over since its audit log had so many bytes."""
+    # What a resume mends before it begins is in the records too, so those do not tell.
+    with contextlib.suppress(FileNotFoundError), folder.audit.open("rb") as file:
+        # A log that was full has begun a new file.
+        file.seek(before if folder.audit.stat().st_size >= before else 0)
+        return b'"workflow.started"' in file.read()
+    return False
 
 
 def _environment() -> dict[str, str]:

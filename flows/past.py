@@ -48,6 +48,8 @@ class Past:
     """Step id → the last answer; empty where it was withdrawn, because the step was changed after it."""
     generations: dict[str, int] = field(default_factory=dict)
     """Step id → how often somebody, or a lost result, has made it run anew."""
+    places: list[str] = field(default_factory=list)
+    """Folders that Prefect kept this run's results in, the last one last: a worker's is not the command line's."""
     retried: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Step id → key, and failed attempts of it that were to be followed by another one."""
 
@@ -83,6 +85,8 @@ def _take(found: Past, entry: Entry) -> None:
         result = fields["result"]
         rows = fields.get("task_run", ""), fields.get("flow_run", "")
         found.finished[fields["step"]] = Finished(result["key"], result, *rows)
+    elif entry.kind == "begun" and fields.get("results_place"):
+        found.places = [*(one for one in found.places if one != fields["results_place"]), fields["results_place"]]
     elif entry.kind == "decision":
         _decided(found, fields)
     elif entry.kind == "approval":

@@ -145,7 +145,16 @@ def anew(folder: Folder, steps: Mapping[str, str]) -> list[Fact]:
 
 
 def _begun(folder: Folder, state: WorkflowState) -> dict[str, Any]:
-    names = ("plan_hash", "flow_run_id", "started_at", "base_commit", "workspace", "images", "audit_log", "results_place")
+    names = (
+        "plan_hash",
+        "flow_run_id",
+        "started_at",
+        "base_commit",
+        "workspace",
+        "images",
+        "audit_log",
+        "results_place",
+    )
     known = {name: getattr(state, name) for name in names}
     try:
         return {**known, "record": kept(folder.record, Record).model_dump(mode="json")}

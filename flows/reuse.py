@@ -15,6 +15,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from prefect.filesystems import LocalFileSystem
 from prefect.results import get_result_store
 
 from workflowmaster.blocks.borrowing import borrow
@@ -43,9 +44,10 @@ READERS = 4
 class Reuse:
     """The results of an earlier part of the run, by the keys that were recorded for them. Make it with `begin`."""
 
-    def __init__(self, journey: Journey, watcher: Watcher, store: ResultStore | None) -> None:
+    def __init__(self, journey: Journey, watcher: Watcher, *stores: ResultStore) -> None:
         self.journey, self.watcher = journey, watcher
-        self._store = store
+        self._stores = stores
+        """Where results may be, the usual place first."""
         self._read: dict[str, Future[list[StepResult | str]]] = {}
         self._place: dict[str, int] = {}
         self.settled: set[str] = set()
@@ -56,8 +58,10 @@ class Reuse:
         """Start to read all that was recorded as finished; returns at once."""
         known = [one for step, one in journey.past.finished.items() if step in journey.steps and _usable(journey, one)]
         if not known:
-            return cls(journey, watcher, None)
-        found = cls(journey, watcher, await get_result_store().aupdate_for_task(run_step))
+            return cls(journey, watcher)
+        usual = await get_result_store().aupdate_for_task(run_step)
+        places = [LocalFileSystem(basepath=place) for place in reversed(journey.past.places)]
+        found = cls(journey, watcher, usual, *(usual.model_copy(update={"result_storage": one}) for one in places))
         found._fetch(known)
         return found
 
@@ -76,16 +80,13 @@ class Reuse:
 
     def _one(self, key: str) -> StepResult | str:
         """Return the persisted result of a key, or why there is none."""
-        if self._store is None:
-            return "it was not recorded"
-        try:
-            found = self._store.read(key).result
-        except FileNotFoundError:
-            return "it is gone"
-        except Exception as error:  # noqa: BLE001 - every store and decoder has errors of its own for the same thing
-            # Gone, for most stores: they say so as ValueError with the key in it.
-            return f"it cannot be read ({type(error).__name__}: {str(error)[:120]})"
-        return found if isinstance(found, StepResult) else f"it is a {type(found).__name__}"
+        answers = []
+        for store in self._stores:
+            answer = _read(store, key)
+            if isinstance(answer, StepResult):
+                return answer
+            answers.append(answer)
+        return answers[0]
 
     async def of(self, step: Step, tree: str) -> StepResult | None:
         """Give the step its key and return the recorded result of it; None if the step has to be asked of Prefect.
@@ -153,6 +154,15 @@ class Reuse:
     def row(self, step_id: str) -> UUID | None:
         """Return the task run that stands for a step that came back here, in this flow run's graph."""
         return UUID(self.journey.past.finished[step_id].task_run) if step_id in self.settled else None
+
+
+def _read(store: ResultStore, key: str) -> StepResult | str:
+    try:
+        found = store.read(key).result
+    except Exception as error:  # noqa: BLE001 - every store and decoder has errors of its own for the same thing
+        # Also where it is gone: most stores say so as a ValueError.
+        return f"it cannot be read ({type(error).__name__}: {str(error)[:120]})"
+    return found if isinstance(found, StepResult) else f"it is a {type(found).__name__}"
 
 
 def _usable(journey: Journey, one: Finished) -> bool:

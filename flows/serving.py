@@ -48,6 +48,15 @@ def api_url() -> str:
     return str(known.get("profiles", {}).get(active, {}).get("PREFECT_API_URL", ""))
 
 
+def keep_results_in(place: str) -> None:
+    """Have Prefect keep results where a run has kept its own so far, unless the user says where. Call before `server`.
+
+    A deployment's run has the place of its worker, and what was persisted there last may not be on record yet.
+    """
+    if place and Path(place).is_dir():
+        os.environ.setdefault("PREFECT_LOCAL_STORAGE_PATH", place)
+
+
 def lives_on() -> str:
     """Return the server that this process's flow runs live on, without a password; empty for one of its own."""
     place = urlsplit("" if _own else api_url())

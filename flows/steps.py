@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
 from workflowmaster.blocks.engine import SandboxUnavailable
-from workflowmaster.flows import execution, hosting
+from workflowmaster.flows import execution, hosting, steady
 from workflowmaster.flows.decisions import delays, worth_retrying
 from workflowmaster.flows.execution import Attempt, StepFailed
 from workflowmaster.flows.invocation import environment
@@ -167,7 +166,7 @@ async def run_step(step_id: str) -> StepResult:
         step=step,
         number=number,
         lines=_Lines(step_id, get_run_logger(), runtime.on_line),
-        queued_at=runtime.queued.get(step_id, time.time()),
+        queued_at=runtime.queued.get(step_id, steady.now()),
     )
     try:
         result = await execution.run(attempt)
@@ -177,7 +176,7 @@ async def run_step(step_id: str) -> StepResult:
         runtime.failures[step_id] = error
         # A retry waits without a slot; the next attempt asks for one again.
         runtime.slots.release(step_id)
-        runtime.queued[step_id] = time.time()
+        runtime.queued[step_id] = steady.now()
         raise
 
 

@@ -75,7 +75,8 @@ async def end_tasks(
     # Listed to the end first: each one that is ended would move the pages.
     stuck = [run async for run in _open_tasks(client, flow_run) if _since(run) < before]
     for run in stuck:
-        over = Completed(message="its result is kept") if str(run.id) in done else Crashed(message=message)
+        known = str(run.id) in done
+        over: State[Any] = Completed(message="its result is kept") if known else Crashed(message=message)
         await client.set_task_run_state(run.id, over, force=True)
     return len(stuck)
 

@@ -7,11 +7,12 @@ one clear error or a true repair, no traceback, and never a branch that an undis
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
@@ -96,8 +97,6 @@ class Halfway:
 
     def results(self) -> dict[str, Path]:
         """Step → file that Prefect persisted its result in."""
-        import json
-
         state = json.loads((self.folder / "state.json").read_text())
         keys = {step: result["key"] for step, result in state["results"].items()}
         return {step: self.line.home / "results" / key for step, key in keys.items()}
@@ -128,12 +127,12 @@ def half(
 
 
 @pytest.fixture
-def halfway(half: Halfway, monkeypatch: pytest.MonkeyPatch) -> Iterator[Halfway]:
+def halfway(half: Halfway, monkeypatch: pytest.MonkeyPatch) -> Halfway:
     """The run as it stopped, for commands of this process too."""
     half.restore()
     monkeypatch.setenv("WORKFLOWMASTER_HOME", str(half.line.home))
     monkeypatch.setenv("HOME", str(half.line.user_home))
-    yield half
+    return half
 
 
 DAMAGEABLE = ("result", "audit", "journal", "state", "record", "plan")
@@ -182,31 +181,91 @@ def looks(identity: str) -> list[tuple[str, ...]]:
     ]
 
 
-@pytest.mark.parametrize("how", DAMAGES)
-@pytest.mark.parametrize("what", DAMAGEABLE)
-def test_looking_at_a_damaged_run_is_answered_and_changes_nothing(halfway: Halfway, what: str, how: str) -> None:
-    left = damage(halfway.file(what), how)
-    for words in looks(halfway.id):
-        code, _, err = asked(*words)
-        assert code in CODES, (words, code, err)
-        assert code == 0 or err.strip(), f"{words} failed without a word"
-        assert "Traceback" not in err
-    path = halfway.file(what) if what != "result" else None
-    if path:
+def examined(half: Halfway, what: str, how: str, place: float, bit: int) -> None:
+    """Damage one file, look at the run in every way, and hold that nobody stumbles and nothing is changed by it."""
+    path = half.file(what)
+    whole = path.read_bytes()
+    left = damage(path, how, place, bit)
+    try:
+        for words in looks(half.id):
+            code, _, err = asked(*words)
+            assert code in CODES, (words, code, err)
+            assert code == 0 or err.strip(), f"{words} failed without a word"
+            assert "Traceback" not in err
         assert (path.read_bytes() if path.exists() else None) == left, "looking has changed it"
+    finally:
+        path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("what", DAMAGEABLE)
+def test_looking_at_a_damaged_run_is_answered_and_changes_nothing(halfway: Halfway, what: str) -> None:
+    for how in DAMAGES:
+        examined(halfway, what, how, 0.5, 0)
+
+    @settings(suppress_health_check=[HealthCheck.too_slow])
+    @given(how=st.sampled_from(["flipped", "truncated"]), place=st.floats(0, 1), bit=st.integers(0, 7))
+    def anywhere(how: str, place: float, bit: int) -> None:
+        examined(halfway, what, how, place, bit)
+
+    if os.environ.get("HYPOTHESIS_PROFILE") == "full":
+        anywhere()
+
+
+SHORT = {
+    ("result", "flipped"),
+    ("result", "deleted"),
+    ("audit", "truncated"),
+    ("journal", "flipped"),
+    ("state", "emptied"),
+    ("record", "truncated"),
+    ("plan", "flipped"),
+}
+"""Pairs of file and damage whose resume is part of the short form."""
+
+
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [
+        pytest.param(what, how, marks=[] if (what, how) in SHORT else [pytest.mark.long])
+        for what in DAMAGEABLE
+        for how in DAMAGES
+    ],
+)
 def test_a_resume_repairs_or_refuses_and_never_ends_wrong(halfway: Halfway, what: str, how: str) -> None:
     path = halfway.file(what)
-    left = damage(path, how)
+    left = damage(path, how, random.Random(f"{what} {how}").random())
     said = halfway.line("resume", halfway.id, "--json", "-q")
     assert "Traceback" not in said.text, said.text
     assert said.code in CODES, said.text
-    print(what, how, said.code, said.err[-300:], halfway.ran())
     if said.code == 0:
         assert halfway.repo.files(said.json["commit"]) == FILES
     else:
-        assert "error: " in said.err
+        assert "error: " in said.err, said.err
         assert (path.read_bytes() if path.exists() else None) == left, "refused, and yet overwritten"
+    if what == "result":
+        assert said.code == 0, said.text
+        assert halfway.ran() == {"one": 1, "two": 2, "three": 1, "four": 2}, "only the lost step runs again"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_database_is_named_or_replaced(
+    how: str,
+    command_line: Callable[..., Any],
+    repository: Callable[..., Any],
+    prompt_file: Callable[..., Path],
+) -> None:
+    line, repo = command_line(), repository({"a.txt": "a"})
+    first = line.run(prompt_file(PROMPT), repo.path)
+    assert first.code == 1, first.text
+    for rest in (line.home / "prefect").glob("prefect.db-*"):
+        rest.unlink()  # what is in the log would repair the file
+    damage(line.home / "prefect/prefect.db", how, 0.0)
+    said = line("resume", first.json["workflow_id"], "--json", "-q")
+    assert "Traceback" not in said.text, said.text
+    if said.code == 0:
+        assert repo.files(said.json["commit"]) == FILES
+    else:
+        assert said.code == 4, said.text
+        assert "prefect" in said.err
+    assert line("list", "--json").code == 0

@@ -358,7 +358,9 @@ class KeptRun:
         return made
 
     def close(self, status: str) -> None:
-        last = self.folder.state().model_copy(update={"status": status, "branch": "b", "commit": COMMIT, "seconds": 9.0})
+        last = self.folder.state().model_copy(
+            update={"status": status, "branch": "b", "commit": COMMIT, "seconds": 9.0}
+        )
         self.records.append("closed", **snapshots.closing(last))
 
     def snapshot(self) -> None:
@@ -374,7 +376,9 @@ class KeptRun:
         """Every file of it that can be damaged, by a name."""
         own = {path.name: path for path in self.folder.path.iterdir() if path.is_file() and "audit" not in path.name}
         own |= {path.name: path for path in checkpoints.files(self.folder).values()}
-        return own | {f"result {name}": self.results / made.key for name, made in self.settled.items() if self.has(made)}
+        return own | {
+            f"result {name}": self.results / made.key for name, made in self.settled.items() if self.has(made)
+        }
 
     def has(self, made: StepResult) -> bool:
         return made.status == "completed"

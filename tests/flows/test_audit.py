@@ -258,6 +258,7 @@ def test_a_missing_or_damaged_key_is_refused_and_nothing_is_written(log: Path, m
     with pytest.raises(AuditBroken, match="Nothing was changed"):
         AuditLog(log)
     assert log.read_bytes() == kept
+    assert key_path(log).exists() == (message != "cannot be read")
 
 
 @pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-3])])
@@ -270,8 +271,10 @@ def test_a_missing_or_damaged_seed_is_one_clear_error(log: Path, change: Any) ->
 def test_a_seed_is_never_made_over_another(log: Path) -> None:
     for path in (log, key_path(log)):
         path.unlink()
+    with pytest.raises(AuditBroken, match=r"audit\.key: the key of the audit log cannot be read"):
+        AuditLog(log)
     with pytest.raises(AuditBroken, match="whose key is gone"):
-        AuditLog(log).append("swept")
+        auditkeys.make_seed(Sealing.of(log).seeds)
 
 
 def test_a_signing_key_that_others_can_read_is_refused_at_once(log: Path) -> None:

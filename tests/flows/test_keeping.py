@@ -14,6 +14,7 @@ from workflowmaster.flows.keeping import Keeping, Milestones
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
 class Said(list[tuple[str, dict[str, Any]]]):
     """An audit log that only remembers."""
 

@@ -77,6 +77,11 @@ def test_decisions_and_answers_survive_as_they_were_given(tmp_path: Path) -> Non
     assert read(tmp_path / "r", [withdrawn]).approvals == {"a": ""}
 
 
+def test_every_place_of_results_is_known_the_last_one_last(tmp_path: Path) -> None:
+    began: list[Record] = [("begun", {"results_place": place}) for place in ("/a", "/b", "/a", "")]
+    assert read(tmp_path / "r", began).places == ["/b", "/a"]
+
+
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abc"), min_size=1), st.integers(1, 9)), max_size=6))
 def test_a_step_has_the_highest_generation_it_was_given(
     tmp_path_factory: pytest.TempPathFactory, reruns: list[tuple[set[str], int]]

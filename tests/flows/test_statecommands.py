@@ -96,8 +96,11 @@ def test_two_damaged_files_are_mended_from_the_rest(halfway: Any, first: str, se
         damage(halfway.files()[name], "emptied")
     assert repairing.repair(halfway.folder).left == ()
     results = told(halfway.folder.state())
-    assert results == {name: status for name, status in {"a": "completed", "b": "failed", "c": "blocked"}.items()
-                       if name != "a" or second != "result a"}
+    assert results == {
+        name: status
+        for name, status in {"a": "completed", "b": "failed", "c": "blocked"}.items()
+        if name != "a" or second != "result a"
+    }
     assert halfway.folder.state().status == "partial"
 
 
@@ -191,8 +194,9 @@ def test_a_run_without_an_owner_and_a_clock_that_was_put_back_are_no_errors(run_
     run.begin()
     late = run.settle("a").model_copy(update={"started_at": 4e9})
     run.snapshot()
-    run.records.append("result", step="b", reused=False, result={**late.model_dump(mode="json"), "step": "b",
-                                                                  "status": "failed"})
+    run.records.append(
+        "result", step="b", reused=False, result={**late.model_dump(mode="json"), "step": "b", "status": "failed"}
+    )
     found = {flaw.code: flaw.severity for flaw in soundness.validate(run.folder)}
     assert found == {"status.orphaned": "warning", "time.future": "note"}
 

@@ -189,9 +189,7 @@ def test_cut_off_anywhere_the_journal_yields_what_was_settled_until_then(
 
 @REPEATED
 @given(st.sampled_from(FILES), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
-def test_a_flipped_bit_never_makes_another_state(
-    run_of: Callable[..., Any], what: str, where: float, bit: int
-) -> None:
+def test_a_flipped_bit_never_makes_another_state(run_of: Callable[..., Any], what: str, where: float, bit: int) -> None:
     run = run_of(workflow=folders.new_id())
     run.begin()
     run.settle("a")

@@ -259,7 +259,7 @@ def test_the_log_names_the_step_of_each_line(prefect_server: Any, run: Answer) -
 
 
 def test_there_is_one_report_artifact(prefect_server: Any, run: Answer) -> None:
-    wanted = {"artifacts": {"flow_run_id": {"any_": [run["flow_run_id"]]}, "type": {"any_": ["markdown"]}}}
+    wanted = {"artifacts": {"flow_run_id": {"any_": [run["flow_run_id"]]}, "key": {"any_": ["report"]}}}
     (artifact,) = prefect_server.post("/artifacts/filter", wanted)
     assert artifact["key"] == "report"
     assert artifact["description"] == "completed: Everything goes well"

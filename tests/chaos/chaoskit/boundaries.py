@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-VARIABLE = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|wm_claim_\w+|[0-9a-f]{16,}|\d+")
-"""Parts of a path that differ from run to run: ids, keys, counts."""
+VARIABLE = re.compile(r"(?<=/name/)[^/]+|[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{16,}|\d+")
+"""Parts of a path that differ from run to run: names, ids, keys, counts."""
 
 QUIET = frozenset({"close", "client", "info"})
 """Methods that ask nobody."""
