@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.journey import Journey
 
+KILLS = (signal.SIGTERM, signal.SIGKILL)
+"""What an engine, or a person, ends a container with."""
+
 LOG_DRIVER = "local"
 """The engine's log that gives back output byte for byte."""
 
@@ -82,6 +85,10 @@ def _wrong(record: Going, inspected: Mapping[str, Any] | None) -> str:
         ),
         "the engine has not kept its output": inspected["HostConfig"]["LogConfig"]["Type"] != LOG_DRIVER,
         "somebody is removing its container": bool(state.get("Dead")) or state.get("Status") == "removing",
+        # An engine that is stopped or dies takes its containers along, and the step is not to blame.
+        "it was killed while nobody watched": (
+            not state["Running"] and not state.get("OOMKilled") and signal_of(state.get("ExitCode", 0)) in KILLS
+        ),
         "it was never started": not (state["Running"] or unix_time(state.get("FinishedAt", ""))),
     }
     return next((reason for reason, found in faults.items() if found), "")

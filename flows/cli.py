@@ -93,7 +93,7 @@ def _running(commands: Commands) -> None:
     resume = _command(commands, "resume", "launching:resume", "go on with a run that stopped", json=True)
     resume.add_argument("id", metavar="ID")
     resume.add_argument("--from", metavar="STEP", dest="start", help="run that step anew, and all that needs it")
-    resume.add_argument("--kept", action="store_true", help="go by the plan as it was kept, though the prompt was edited")
+    resume.add_argument("--kept", action="store_true", help="go by the kept plan, though the prompt was edited")
     approve = _command(commands, "approve", "launching:approve", "answer a step that waits, and go on", json=True)
     approve.add_argument("id", metavar="ID")
     approve.add_argument("--step", metavar="S", help="the step; needed when more than one waits")

@@ -30,6 +30,7 @@ from workflowmaster.flows.audit import insist as insist_on_log
 from workflowmaster.flows.claim import Claim, NeedsPerson, take
 from workflowmaster.flows.clearing import Clearing
 from workflowmaster.flows.enforcement import insist
+from workflowmaster.flows.folders import Folder
 from workflowmaster.flows.journal import Journal
 from workflowmaster.flows.keeping import Keeping
 from workflowmaster.flows.networking import Networking, granted, need_proxy
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from workflowmaster.blocks.receipt import Receipt
-    from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.parking import Parking
     from workflowmaster.flows.settings import Settings
     from workflowmaster.flows.state import WorkflowState
@@ -244,7 +244,7 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
     if not (fixed or resume):
         # As the compiler has read them: typed, and with the defaults of those that were not given.
         options = options.model_copy(update={"inputs": plan.input_values})
-    folder = resume or folders.create(folders.new_id())
+    folder = resume or Folder(folders.workflows() / folders.new_id())
     with _undone(folder, claim, new=resume is None) as mine:
         sealing, user = Sealing.of(folder.audit, settings), _step_user()
         adopting = adoption.Adopting()
@@ -253,6 +253,8 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
             # What a killed owner left there is gone on with, or goes.
             adopting = adoption.found(resume, engine, plan.ids)
         else:
+            # Under its claim, for a folder that nobody holds and that says nothing is swept away.
+            folders.create(folder.id)
             _keep_prompt(folder, plan, fixed.prompt if fixed else Path(options.prompt))
         record = Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images)
         recorded = past(folder.journal)

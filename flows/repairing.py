@@ -39,10 +39,8 @@ if TYPE_CHECKING:
 
     from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.folding import Fold
-    from workflowmaster.flows.journal import Journal
     from workflowmaster.flows.rebuilding import Fact
     from workflowmaster.flows.soundness import Look
-    from workflowmaster.flows.state import WorkflowState
 
 
 class Mend(Noun):
@@ -186,20 +184,15 @@ def _mend_state(bench: Bench, seen: Look) -> None:
     bench.done += [Mend(what=f"{step}: its result is dropped, it runs again") for step in seen.untrusted]
 
 
-def _record(folder: Folder, fold: Fold, facts: Iterable[Fact]) -> WorkflowState:
+def _record(folder: Folder, fold: Fold, facts: Iterable[Fact]) -> None:
     """Write facts into the journal, and the snapshot that holds them."""
-    with closing(_opened(folder)) as records:
+    with closing(journal.Journal(folder.journal)) as records:
         at = records.size
         for kind, fields in facts:
             records.append(kind, durable=True, **fields)
     fold.take(journal.read(folder.journal, at).entries)
     fold.at = folder.journal.stat().st_size
     snapshots.write(folder, fold.state(), durable=True)
-    return fold.state()
-
-
-def _opened(folder: Folder) -> Journal:
-    return journal.Journal(folder.journal)
 
 
 def _bad_results(seen: Look) -> list[Path]:

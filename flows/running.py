@@ -94,9 +94,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _hush() -> None:
-    """Keep Prefect from printing what its background threads meet; what that means for the run, its end will say."""
-    # A page a message while a server is away, although all of it is tried again: meant for its own developers.
-    logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)
+    """Keep what Prefect's sender of logs meets off the user's screen; what it means for the run, its end will say."""
     logging.raiseExceptions = False
 
 

@@ -71,6 +71,8 @@ def server() -> Iterator[EmbeddedServer | None]:
     """
     os.environ.setdefault("PREFECT_LOCAL_STORAGE_PATH", str(home() / "results"))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # Its background threads print a page for each event while a server is away, and try again all the same.
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
     if url := api_url():
         _must_answer(url)
         _spare_certificates(url)

@@ -71,7 +71,9 @@ def look(folder: Folder, *, ours: bool = False) -> Look:
     try:
         seen.state = statekeeping.current(folder)
     except ValueError as error:
-        if not seen.found:
+        if schemas.is_newer(error):
+            seen.say("journal.newer", folder.journal.name, str(error), "use that version")
+        elif not seen.found:
             seen.say("state.lost", folder.state_file.name, str(error), f"{REPAIR}derives it anew")
         return seen
     with contextlib.suppress(ValueError, FileNotFoundError):  # told already
@@ -205,6 +207,9 @@ def _result(seen: Look, path: Path, known: StepResult | None) -> None:
         found = persisted.read(path)
     except ValueError as error:
         step = known.step if known else _owner(seen, key)
+        if schemas.is_newer(error):
+            seen.say("result.newer", f"results/{key} (step {step})", str(error), "use that version")
+            return
         _distrust(seen, step, "result.damaged", key, str(error))
         return
     if known and (different := _different(found, known)):

@@ -186,7 +186,7 @@ def unkept(transaction: Transaction) -> None:
 
     Prefect itself logs that and goes on, and the run would promise what no resume could keep.
     """
-    runtimes[current.get().id].unkept.add(transaction.key)
+    runtimes[current.get().id].unkept.add(str(transaction.key))
 
 
 def task_for(step: Step, journey: Journey) -> Task[[str], Any]:

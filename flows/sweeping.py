@@ -92,7 +92,7 @@ def sweep_all(engine: Engine, *, stop: Callable[[], bool] = bool) -> Swept:
     """Sweep the engine, and then the state directory: what is mounted there, and folders that no run works in."""
     swept = sweep(engine, stop=stop, spare=sparing.resumable)
     places = sorted(folders.workflows().iterdir()) if folders.workflows().is_dir() else []
-    tidied = [folder for folder in map(Folder, places) if _left(folder)]
+    tidied = [folder for folder in map(Folder, places) if _left(folder) or _unborn(folder)]
     held = {one["Labels"].get(f"{OURS}.workflow") for one in engine.containers()} if tidied else ()
     for folder in tidied:
         if folder.id not in held and not stop():
@@ -152,11 +152,18 @@ def _left(folder: Folder) -> list[Path]:
     return [folder.path / name for name in sorted(names) if name in places or name.startswith(ASIDE)]
 
 
+def _unborn(folder: Folder) -> bool:
+    """Whether a run was killed while it made its folder: there is not yet what a resume needs, nor any evidence."""
+    return not (folder.known or folder.audit.exists() or (folder.path / "logs").exists())
+
+
 def _tidy(folder: Folder, swept: Swept) -> None:
     """Remove a workflow's working folders unless somebody works on it."""
     try:
         with aside(folder):
             swept.mounts += map(str, bounded.release(folder.path))
+            if _unborn(folder):
+                remove_tree(folder.path)
             for place in _left(folder):
                 place.rename(folder.path / f"{ASIDE}{secrets.token_hex(4)}")
         for place in _left(folder):

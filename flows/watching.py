@@ -20,7 +20,6 @@ class Watcher(Protocol):
     def step_finished(self, result: StepResult) -> None:
         """Hear that a step has ended, however it did."""
 
-
     def note(self, text: str) -> None:
         """Hear a message about the run as a whole."""
 

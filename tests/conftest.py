@@ -37,7 +37,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 ROOT = Path(__file__).resolve().parents[1]
 WM = Path(sys.executable).with_name("workflowmaster")
 COMMIT_DATE = "2024-05-06T07:08:09+02:00"
-SET_BY_US = ("API_URL", "API_SSL_CERT_FILE", "HOME", "LOCAL_STORAGE_PATH", "LOGGING_HANDLERS_CONSOLE_LEVEL")
+SET_BY_US = (
+    "API_URL",
+    "API_SSL_CERT_FILE",
+    "HOME",
+    "LOCAL_STORAGE_PATH",
+    "LOGGING_HANDLERS_CONSOLE_LEVEL",
+    "INTERNAL_LOGGING_LEVEL",
+)
 """Prefect's variables (without PREFECT_) that a command sets in its own process."""
 READY = "ready.db"
 """Copy of the session server's database, made before anybody used it."""

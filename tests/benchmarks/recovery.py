@@ -102,7 +102,8 @@ def resumes(folder: Path, url: str, count: int, rounds: int) -> None:
 def audit(folder: Path, count: int = 20_000) -> None:
     """Write and verify a log."""
     for name, event, bar in (("durable", "approval", DURABLE), ("buffered", "step.started", BUFFERED)):
-        path = folder / f"{name}.jsonl"
+        (folder / name).mkdir()
+        path = folder / name / "audit.jsonl"
         log = AuditLog(path)
         number = count // 10 if name == "durable" else count
         began = time.perf_counter()
@@ -110,8 +111,8 @@ def audit(folder: Path, count: int = 20_000) -> None:
             log.append(event, step=f"s{n}", answer="approved by ada")
         log.close()
         told(f"audit: {name} events", number / (time.perf_counter() - began), bar, "/s", least=True)
-    began, size = time.perf_counter(), (folder / "buffered.jsonl").stat().st_size
-    verify(folder / "buffered.jsonl")
+    began, size = time.perf_counter(), path.stat().st_size
+    verify(path)
     told("audit: verify", size / 1e6 / (time.perf_counter() - began), VERIFY, "MB/s", least=True)
 
 

@@ -73,16 +73,17 @@ def held(
 
 def comes_through(run: gated.Held, said: Any) -> None:
     """Hold that the run came to its end, or says why not and is resumed to the same."""
-    print("SAID", said.code, said.seconds, said.err[:1500])
+    assert "Traceback" not in said.text, said.text
+    assert "prefect._internal" not in said.err, said.err
     if said.code == 0:
         gated.ends_well(run.repo, said)
     else:
         gated.says_clearly(said, "the Prefect server", f"workflowmaster resume {run.id}")
         run.resumed()
-    print("RAN", run.ran())
+    assert run.ran() == {"one": 1, "two": 1, "three": 1}
 
 
-@pytest.mark.parametrize("away", [0.0, 3.0])
+@pytest.mark.parametrize("away", [0.0, pytest.param(10.0, marks=pytest.mark.long)])
 def test_killed_and_started_again(away: float, own: OwnServer, held: Callable[[], gated.Held]) -> None:
     run = held()
     own.kill()
@@ -93,12 +94,13 @@ def test_killed_and_started_again(away: float, own: OwnServer, held: Callable[[]
 
 
 @pytest.mark.long
-def test_killed_and_away_for_good(own: OwnServer, held: Callable[[], gated.Held], containers) -> None:
+def test_killed_and_away_for_good(
+    own: OwnServer, held: Callable[[], gated.Held], containers: Callable[..., list[str]]
+) -> None:
     run = held()
     own.kill()
     run.go()
     said = run.running.ended(240)
-    print("SAID", said.code, said.seconds, said.err[:1500])
     own.again()
     gated.says_clearly(said, "the Prefect server", f"workflowmaster resume {run.id}")
     assert containers(run.id) == []
@@ -128,17 +130,18 @@ def every(share: float, *faults: str, seed: int = 1) -> Fault:
     "fault",
     [
         pytest.param(every(0.3, "503", "429"), id="busy"),
-        pytest.param(every(0.2, "reset"), id="reset"),
+        pytest.param(every(0.2, "reset"), id="reset", marks=pytest.mark.long),
         pytest.param(every(0.2, "torn"), id="torn"),
-        pytest.param(every(1.0, "503"), id="always-busy"),
-        pytest.param(every(1.0, "reset"), id="always-reset"),
+        pytest.param(every(1.0, "503"), id="always-busy", marks=pytest.mark.long),
+        pytest.param(every(1.0, "reset"), id="always-reset", marks=pytest.mark.long),
     ],
 )
+@pytest.mark.timeout(900)
 def test_a_server_that_refuses_now_and_then(fault: Fault, own: OwnServer, held: Callable[[], gated.Held]) -> None:
     run = held()
     own.proxy.fault = fault
     run.go()
-    said = run.running.ended(240)
+    said = run.running.ended(600)
     own.proxy.fault = none
-    print("COUNTS", own.proxy.counts)
+    assert sum(own.proxy.counts.values()) > own.proxy.counts[""], "no request met the fault"
     comes_through(run, said)

@@ -325,6 +325,7 @@ def make() -> SimpleNamespace:
         hostile=hostile,
         hostile_logs=hostile_logs,
         attacks=HOSTILE,
+        persist=persist,
     )
 
 
@@ -384,9 +385,9 @@ class KeptRun:
         return made.status == "completed"
 
 
-def persist(path: Path, made: StepResult) -> None:
+def persist(path: Path, made: StepResult, **changes: Any) -> None:
     """Write a result as Prefect 3.8 writes it; `test_persisted` holds that it does."""
-    data = json.dumps({"__class__": persisted.OURS, "data": made.model_dump(mode="json")}).encode()
+    data = json.dumps({"__class__": persisted.OURS, "data": made.model_dump(mode="json") | changes}).encode()
     serializer = {"type": "compressed/json", "serializer": {"type": "json"}, "compressionlib": "lzma"}
     outer = {"metadata": {"storage_key": str(path), "serializer": serializer, "prefect_version": "3.8.8"}}
     path.parent.mkdir(parents=True, exist_ok=True)

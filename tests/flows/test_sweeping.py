@@ -148,3 +148,17 @@ def test_what_this_run_lost_with_its_engine_is_removed_at_its_end_and_no_others(
     others = left(workflow, replace(Owner.me(), pid=1).labels())
     remove_own(engine, workflow, Owner.me())
     assert [one["Names"][0].lstrip("/") for one in engine.containers(workflow=workflow)] == [others]
+
+
+def test_a_folder_whose_making_was_cut_short_is_removed_and_one_that_says_anything_is_not(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKFLOWMASTER_HOME", str(tmp_path))
+    cut, held, said = (folders.create(f"task-cut-{n}") for n in range(3))
+    for one in (cut, held, said):
+        one.plan_file.write_text("{}")
+    said.audit.write_text("")
+    with claim.take(held):
+        swept = sweep_all(engine)
+    assert cut.id in swept.folders
+    assert [one.path.exists() for one in (cut, held, said)] == [False, True, True]

@@ -17,6 +17,7 @@ import pytest
 from workflowmaster.flows import signs, taskrows
 from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.folders import UnknownWorkflow, new_id
+from workflowmaster.flows.past import Past
 from workflowmaster.flows.stopping import Asked
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def test_a_resume_ends_what_the_dead_part_left_and_nothing_of_its_own(
     async def part() -> str:
         from workflowmaster.flows.stopping import flow_run_id
 
-        journey: Any = SimpleNamespace(id=name, claim=SimpleNamespace(fresh=False))
+        journey: Any = SimpleNamespace(id=name, claim=SimpleNamespace(fresh=False), past=Past())
         await asyncio.gather(mine(), taskrows.tidy(journey))
         return str(flow_run_id())
 

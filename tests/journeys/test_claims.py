@@ -184,6 +184,34 @@ def test_of_two_who_go_on_without_a_server_one_works(
     assert [results[name]["epoch"] for name in ("first", "slow", "last")] == [1, 2, 2]
 
 
+SCHEDULED = """
+import asyncio, sys
+from workflowmaster.flows.delivery import deliver
+workflow, prompt, workspace = sys.argv[2:]
+state = asyncio.run(deliver(prompt=prompt, workspace=workspace, workflow_id=workflow, return_state=True))
+print(f"{state.type.value}: {state.message}")
+"""
+
+
+def test_of_two_flow_runs_of_one_workflow_one_works_and_the_other_says_who(
+    command_line: Callable[..., Any], prefect_server: Any, working: Any, swept: list[Any]
+) -> None:
+    """As two schedules, or a schedule and the UI, would start them: flow runs of their own."""
+    line = command_line(PREFECT_API_URL=prefect_server.url)
+    line.env["PREFECT_HOME"] = str(line.home / "prefect")
+    swept.append(line)
+    running, folder, repo = working(line, 6)
+    running.process.kill()
+    running.process.communicate()
+    line.prefix = (sys.executable, "-c", SCHEDULED)
+    racers = [line.start(folder.name, folder / "prompt.md", repo.path) for _ in range(2)]
+    said = sorted(racer.ended().out.splitlines()[-1] for racer in racers)
+    line.prefix = ()
+    assert said[0] == "COMPLETED: every step completed", said
+    assert said[1].startswith("FAILED: "), said
+    assert f"{folder.name} is held by process " in said[1]
+
+
 # --- two machines ---
 
 

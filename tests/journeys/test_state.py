@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ def killed(
     repository: Callable[..., Any],
     prompt_file: Callable[..., Path],
     wait_until: Callable[..., Any],
+    containers: Callable[..., list[str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Killed:
     line, repo = command_line(PREFECT_API_URL=prefect_server.url), repository({"a.txt": "a"})
@@ -101,6 +103,8 @@ def killed(
     path = wait_until(kept, 120.0)[0]
     running.interrupt(signal.SIGKILL)
     running.ended()
+    # As after a restart of the machine: one that works on would do so in a directory that each test puts back.
+    subprocess.run(["docker", "rm", "-f", *containers(path.parents[1].name)], check=True, capture_output=True)
     saved = tmp_path_factory.mktemp("saved") / "all.tar"
     with tarfile.open(saved, "w") as archive:
         archive.add(line.home)

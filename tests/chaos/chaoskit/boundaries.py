@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-VARIABLE = re.compile(r"(?<=/name/)[^/]+|[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{16,}|\d+")
+VARIABLE = re.compile(r"(?<=/name/)[^/]+|[0-9a-f]{8}-[0-9a-f-]{27}|(?<=\.)[0-9a-f]{8,}|[0-9a-f]{16,}|\d+")
 """Parts of a path that differ from run to run: names, ids, keys, counts."""
 
 QUIET = frozenset({"close", "client", "info"})
@@ -121,7 +121,7 @@ def arm(fuse: Fuse) -> None:
     """Wrap everything; Prefect and its HTTP client when they come to be imported."""
     # First, for others take the function itself from this module when they are imported.
     atomic = importlib.import_module("workflowmaster.blocks.atomic")
-    fuse.one(atomic, "write_atomically", lambda path, *_, **__: f"record.{_plain(Path(path).name)}")
+    fuse.one(atomic, "write_atomically", lambda path, *_, **__: f"record.{_file(Path(path))}")
     atomic.Path = _renaming(fuse)
     _engine_and_git(fuse)
     records = importlib.import_module("workflowmaster.flows.journal").Journal
@@ -151,6 +151,11 @@ def _engine_and_git(fuse: Fuse) -> None:
 
 def _plain(name: str) -> str:
     return VARIABLE.sub("*", name)
+
+
+def _file(path: Path) -> str:
+    """Name a file by what it is: those of a kind have one boundary, however many there are."""
+    return "checkpoint" if path.parent.name == "checkpoints" else _plain(path.name)
 
 
 def _renaming(fuse: Fuse) -> type[Path]:
