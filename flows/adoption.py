@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ from workflowmaster.blocks.attestation import Attested
 from workflowmaster.blocks.bounded import Bound
 from workflowmaster.blocks.engine import OURS, SandboxUnavailable
 from workflowmaster.blocks.exchange import Exchange
+from workflowmaster.blocks.failure import signal_of
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.rejoining import Gone, Rejoined
 from workflowmaster.flows.anew import BACK_SECONDS

@@ -150,8 +150,8 @@ def _near() -> Iterator[Near]:
     for folder in _folders():
         if _ended(folder) or claim.holder_of(folder) is not None:
             continue
-        # One without a record has only been begun, perhaps this moment; if nobody goes on with it, it is swept.
-        if folder.begun or folder.record.exists():
+        # Of what is no workflow yet there is nothing to go on with: somebody fills it this moment, or it is swept.
+        if folder.known:
             state, wrong = _state(folder)
             if state or not _said_over(folder):
                 yield Near(folder, state, wrong)

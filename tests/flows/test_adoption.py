@@ -86,6 +86,18 @@ VERDICTS: dict[str, tuple[Going, dict[str, Any] | None, str, str]] = {
         "somebody is removing its container",
     ),
     "dead": (going(), inspected(Dead=True, FinishedAt=ENDED), "abandon", "somebody is removing its container"),
+    "killed with its engine": (
+        going(),
+        inspected(Running=False, Status="exited", FinishedAt=ENDED, ExitCode=143),
+        "abandon",
+        "it was killed while nobody watched",
+    ),
+    "killed for its memory": (
+        going(),
+        inspected(Running=False, Status="exited", FinishedAt=ENDED, ExitCode=137, OOMKilled=True),
+        "harvest",
+        "",
+    ),
     "another key": (going(key="w-2"), inspected(), "abandon", "what decides its outcome has changed since its go"),
     "another boot": (going(boot_id="x"), EXITED, "abandon", "the machine was started anew since its go"),
     "unfit": (going(unfit="was given secrets"), inspected(), "abandon", "it was given secrets"),

@@ -60,6 +60,17 @@ def line(command_line: Callable[..., Any], prefect_server: Any) -> Any:
     return command_line(PREFECT_API_URL=prefect_server.url)
 
 
+def hanging(line: Any, running: Any, wait_until: Callable[..., Any]) -> Path:
+    """The log of the step that hangs, once it does."""
+
+    def works() -> list[Path]:
+        assert running.process.poll() is None, running.ended().text
+        return [log for log in (line.home / "workflows").glob("*/logs/hangs.1.log") if log.read_text() == "working\n"]
+
+    log: Path = wait_until(works, 120.0)[0]
+    return log
+
+
 @pytest.fixture
 def killed(
     line: Any, repository: Callable[..., Any], prompt_file: Callable[..., Path], wait_until: Callable[..., Any]
@@ -67,11 +78,7 @@ def killed(
     """A run whose process was killed while its second step worked: the workflow's id."""
     running = line.start("run", prompt_file(PROMPT), "--workspace", repository().path, "-q")
 
-    def works() -> list[Path]:
-        assert running.process.poll() is None, running.ended().text
-        return [log for log in (line.home / "workflows").glob("*/logs/hangs.1.log") if log.read_text() == "working\n"]
-
-    (log,) = wait_until(works, 90.0)
+    log = hanging(line, running, wait_until)
     assert line("orphans", "--json").json == [], "it lives"
     running.interrupt(signal.SIGSTOP)
     assert line("orphans", "--json").json == [], "it is only stopped"
@@ -177,7 +184,7 @@ def test_the_automation_marks_a_killed_run_and_another_machine_lists_one(
     def dead() -> tuple[Any, str]:
         line = command_line(PREFECT_API_URL=real_server)
         running = line.start("run", prompt_file(PROMPT), "--workspace", repository().path, "-q")
-        (log,) = wait_until(lambda: list((line.home / "workflows").glob("*/logs/hangs.1.log")), 120.0)
+        log = hanging(line, running, wait_until)
         running.interrupt(signal.SIGKILL)
         running.ended()
         return line, log.parents[1].name
