@@ -169,15 +169,20 @@ async def run_step(step_id: str) -> StepResult:
         queued_at=runtime.queued.get(step_id, steady.now()),
     )
     try:
-        result = await execution.run(attempt)
-        await journey.claim.must_hold()  # or Prefect would keep what another owner is doing again
-        return result
+        return await _held(attempt)
     except BaseException as error:
         runtime.failures[step_id] = error
         # A retry waits without a slot; the next attempt asks for one again.
         runtime.slots.release(step_id)
         runtime.queued[step_id] = steady.now()
         raise
+
+
+async def _held(attempt: Attempt) -> StepResult:
+    """Make an attempt whose result may be kept: of a lost workflow another owner is doing it again."""
+    result = await execution.run(attempt)
+    await attempt.journey.claim.must_hold()
+    return result
 
 
 @run_step.on_rollback
