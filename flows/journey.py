@@ -253,9 +253,7 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
             # What a killed owner left there is gone on with, or goes.
             adopting = adoption.found(resume, engine, plan.ids)
         else:
-            # Under its claim, for a folder that nobody holds and that says nothing is swept away.
-            folders.create(folder.id)
-            _keep_prompt(folder, plan, fixed.prompt if fixed else Path(options.prompt))
+            _make(folder, plan, fixed.prompt if fixed else Path(options.prompt))
         record = Record(workflow_id=folder.id, options=options, workflow_hash=plan.workflow_hash, images=images)
         recorded = past(folder.journal)
         record = resumed(resume, record, recorded) if resume else sourced(record, fixed)
@@ -309,8 +307,10 @@ def _store(folder: Folder, options: Options, user: tuple[int, int]) -> Store:
     return Store.open(folder.store, workspace, include_dirty=options.include_dirty, owner=owner)
 
 
-def _keep_prompt(folder: Folder, plan: Plan, prompt: Path) -> None:
-    """Keep what the run was made from: whatever happens to the prompt, a resume goes by these."""
+def _make(folder: Folder, plan: Plan, prompt: Path) -> None:
+    """Make a run's folder, and keep what it was made from: whatever happens to the prompt, a resume goes by these."""
+    # Its claim must be held: a folder that nobody holds and that says nothing is swept away.
+    folders.create(folder.id)
     write_atomically(folder.plan_file, plan.model_dump_json())
     if prompt.exists():
         write_atomically(folder.prompt, prompt.read_bytes())

@@ -38,6 +38,7 @@ def journey(*steps: Step, approvals: dict[str, str] | None = None, inputs: dict[
         keys={},
         ancestors=ancestors(steps),
         store=SimpleNamespace(base="c0ffee"),
+        claim=SimpleNamespace(epoch=1),
     )
 
 
