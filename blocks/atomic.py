@@ -6,8 +6,12 @@ A reader therefore sees the old or the new one, never a mixture, whatever kills 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
+
+HALF_WRITTEN = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
+"""Name that a file has until it is complete: that of the file it will replace, and `tempfile`'s eight letters."""
 
 
 def write_atomically(path: Path, data: bytes | str, *, durable: bool = True) -> None:
@@ -28,6 +32,15 @@ def write_atomically(path: Path, data: bytes | str, *, durable: bool = True) -> 
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+def half_written(folder: Path) -> dict[Path, str]:
+    """Return the files that writers of a folder have not finished, with the names they were to get.
+
+    Only who keeps other writers away can know that nobody will.
+    """
+    named = ((path, HALF_WRITTEN.fullmatch(path.name)) for path in folder.iterdir()) if folder.is_dir() else ()
+    return {path: match["name"] for path, match in named if match and path.is_file() and not path.is_symlink()}
 
 
 def _sync_folder(folder: Path) -> None:

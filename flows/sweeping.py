@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workflowmaster.blocks import bounded, deadline
+from workflowmaster.blocks.atomic import half_written
 from workflowmaster.blocks.engine import OURS, Engine, SandboxUnavailable
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.workspace import WorkspaceError, remove_tree
 from workflowmaster.flows import folders, sparing
 from workflowmaster.flows.claim import NeedsPerson, aside
 from workflowmaster.flows.folders import Folder
+from workflowmaster.flows.stopping import request_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -133,7 +135,8 @@ def at_start(journey: Journey) -> None:
 def emptied(folder: Folder, *, spare: Collection[Path] = ()) -> list[Path]:
     """Remove the directories that a workflow's steps worked in; return what was mounted there. The claim must be held.
 
-    Those in `spare` stay as they are. Raises WorkspaceError if something cannot be removed.
+    Files that a killed owner had not finished go too; directories in `spare` stay as they are. Raises WorkspaceError if
+    something cannot be removed.
     """
     released: list[Path] = []
     for place in _left(folder):
@@ -142,6 +145,10 @@ def emptied(folder: Folder, *, spare: Collection[Path] = ()) -> list[Path]:
             # Unmounted first, or removing would go into a file system that a container may have filled.
             released += bounded.release(one)
             remove_tree(one)
+    for path, name in half_written(folder.path).items():
+        # All but a request to stop are written under the claim, so whoever began these is dead.
+        if name != request_file(folder).name:
+            path.unlink(missing_ok=True)
     return released
 
 
