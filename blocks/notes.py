@@ -1,8 +1,9 @@
 """A git note on a commit in the user's repository, which travels with it and which `git log --notes` shows.
 
 A note changes no commit and no branch: it is a ref of its own, `refs/notes/workflowmaster`, with a history of its own,
-so what was once written there stays to be found. libgit2 writes it: no hook runs, and the ref moves only from where it
-was when the note was made, so two runs that end at the same moment do not lose each other's.
+so what was once written there stays to be found. The objects are made here and the ref is moved by compare-and-swap: no
+hook runs, and two runs that end at the same moment do not lose each other's. libgit2's own `create_note` does: it reads
+the ref, and writes it whatever it has become meanwhile.
 """
 
 from __future__ import annotations
@@ -35,13 +36,29 @@ def write(workspace: Path, commit: str, text: str) -> None:
     trouble: Exception | None = None
     for _ in range(_TRIES):
         try:
-            oid = user.repo.create_note(text, who, who, commit, REF, True)
+            oid = _added(user.repo, commit, text, who)
         except (pygit2.GitError, ValueError, KeyError, OSError) as error:
             trouble = error
             continue
         _own(user, oid)
         return
     raise WorkspaceError("note", f"The note of {commit} in {user.root} cannot be written: {trouble}") from trouble
+
+
+def _added(repo: pygit2.Repository, commit: str, text: str, who: pygit2.Signature) -> pygit2.Oid:
+    """Add a note and return its blob. Raises where the ref was moved meanwhile."""
+    before = repo.references.get(REF)
+    tip = before.peel(pygit2.Commit) if before else None
+    tree = repo.TreeBuilder(tip.tree) if tip else repo.TreeBuilder()
+    blob = repo.create_blob(text.encode())
+    # By its whole name: git spreads notes over folders only to be faster with thousands, and reads either form.
+    tree.insert(commit, blob, pygit2.enums.FileMode.BLOB)
+    made = repo.create_commit(None, who, who, f"Note of {commit}\n", tree.write(), [tip.id] if tip else [])
+    if before:
+        before.set_target(made)
+    else:
+        repo.create_reference(REF, made, force=False)
+    return blob
 
 
 def read(workspace: Path, commit: str) -> str | None:
