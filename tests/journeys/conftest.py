@@ -25,3 +25,11 @@ def before(repo: Any) -> dict[str, object]:
 def tasks(said: Any) -> dict[str, dict[str, Any]]:
     """Step → what `run --json` says of it; `said` is the module's own."""
     return {task["id"]: task for task in said.json["tasks"]}
+
+
+@pytest.fixture(scope="session")
+def own_orphans() -> Callable[[Any], list[dict[str, Any]]]:
+    """Ask a command line for its orphans; the session's server knows those of other tests, whose folders are not here."""
+    return lambda line: [
+        one for one in line("orphans", "--json").json if (line.home / "workflows" / one["workflow_id"]).exists()
+    ]

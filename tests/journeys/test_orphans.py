@@ -73,15 +73,19 @@ def hanging(line: Any, running: Any, wait_until: Callable[..., Any]) -> Path:
 
 @pytest.fixture
 def killed(
-    line: Any, repository: Callable[..., Any], prompt_file: Callable[..., Path], wait_until: Callable[..., Any]
+    line: Any,
+    repository: Callable[..., Any],
+    prompt_file: Callable[..., Path],
+    wait_until: Callable[..., Any],
+    own_orphans: Callable[[Any], list[dict[str, Any]]],
 ) -> str:
     """A run whose process was killed while its second step worked: the workflow's id."""
     running = line.start("run", prompt_file(PROMPT), "--workspace", repository().path, "-q")
 
     log = hanging(line, running, wait_until)
-    assert line("orphans", "--json").json == [], "it lives"
+    assert own_orphans(line) == [], "it lives"
     running.interrupt(signal.SIGSTOP)
-    assert line("orphans", "--json").json == [], "it is only stopped"
+    assert own_orphans(line) == [], "it is only stopped"
     running.interrupt(signal.SIGKILL)
     running.ended()
     return str(log.parents[1].name)
@@ -106,9 +110,14 @@ def flow_run(line: Any) -> str:
 
 
 def test_a_killed_run_is_an_orphan_at_once_and_two_recoveries_resume_it_once(
-    line: Any, killed: str, prefect_server: Any, wait_until: Callable[..., Any], containers: Callable[..., list[str]]
+    line: Any,
+    killed: str,
+    prefect_server: Any,
+    wait_until: Callable[..., Any],
+    containers: Callable[..., list[str]],
+    own_orphans: Callable[[Any], list[dict[str, Any]]],
 ) -> None:
-    (orphan,) = line("orphans", "--json").json
+    (orphan,) = own_orphans(line)
     assert (orphan["workflow_id"], orphan["name"], orphan["resumable"]) == (killed, "Die on me", True)
     assert (orphan["progress"], orphan["reason"].endswith("is dead; 1 of 2 steps done")) == (0.5, True), orphan
     assert f"workflowmaster resume {killed}" in line("orphans").out
@@ -128,7 +137,7 @@ def test_a_killed_run_is_an_orphan_at_once_and_two_recoveries_resume_it_once(
     wait_until(lambda: prefect_server.get(f"/flow_runs/{run}")["state_type"] == "COMPLETED", 60.0)
     rows = prefect_server.tasks(run, count=2)
     assert {row["state_type"] for row in rows} <= {"COMPLETED", "CRASHED"}, "no row stays open"
-    assert line("orphans", "--json").json == []
+    assert own_orphans(line) == []
     assert containers(killed) == []
     keys = [one["key"] for one in prefect_server.post("/artifacts/filter", {"artifacts": {}})]
     assert "recover-orphans" in keys
