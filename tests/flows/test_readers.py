@@ -24,7 +24,7 @@ if sys.argv[1] == "outlive":
 os.close(ends[0])
 for number in range(3):
     logger.warning("line %d", number)
-print("still here")
+print("still here", flush=True)
 os._exit(0)
 """
 

@@ -97,7 +97,10 @@ def test_a_resume_ends_what_the_dead_part_left_and_nothing_of_its_own(
     server: Any, flow_run: Callable[..., str], monkeypatch: Any
 ) -> None:
     from prefect import flow, task
+    from prefect.events.worker import EventsWorker
 
+    # One that an earlier test has left speaks to that test's server.
+    EventsWorker.drain_all(timeout=5, at_exit=False)
     monkeypatch.setattr(taskrows, "LATE", 0.5)
     name = new_id()
     before = flow_run(name, "RUNNING", "PENDING")
