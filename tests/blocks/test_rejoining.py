@@ -137,6 +137,8 @@ class Two:
     def ended(self) -> Two:
         self.let_go()
         self.thread.join(30)
+        # The first reader sees the end before the engine notes it, and only then the log has a last line without break.
+        assert self.engine.wait(self.box.container.id, 20) is not None
         return self
 
     def rejoin(self, *, over: float | None = None, room: int | None = None) -> Rejoined:
