@@ -33,6 +33,24 @@ Phase = Literal[
     "review",
 ]
 Interpreter = Literal["bash", "sh", "python", "prompt"]
+FailureClass = Literal[
+    "network",
+    "rate_limit",
+    "out_of_memory",
+    "timeout",
+    "disk",
+    "permission",
+    "missing_resource",
+    "dependency_not_found",
+    "test_failure",
+    "code_error",
+    "merge_conflict",
+    "policy_refused",
+    "sandbox_unavailable",
+    "agent_gave_up",
+    "unknown",
+]
+"""What went wrong, as far as it matters for what to do about it. `code_error` is a syntax or type error."""
 StepStatus = Literal["pending", "in_progress", "completed", "failed", "skipped", "blocked", "waiting"]
 WorkflowStatus = Literal["running", "completed", "partial", "failed", "aborted", "waiting", "paused"]
 
@@ -71,6 +89,8 @@ class Retries(Noun):
     """Delay before the first retry, in seconds."""
     on: tuple[Literal["transient", "oom", "timeout", "failure"], ...] = ()
     """Failure classes that are retried; empty means all of them."""
+    automatic: bool = False
+    """Nobody said how often: `max` is the operator's number, and only what is worth it is tried again."""
 
 
 class Resources(Noun):
@@ -272,13 +292,50 @@ class StepResult(Noun):
     """Epoch of the claim under which it was made; 0 where there was no Prefect server to count them."""
 
 
+class Failure(Noun):
+    """What went wrong in one attempt."""
+
+    cls: FailureClass
+    fingerprint: str
+    """16 hex digits; equal for failures that differ only in paths, numbers, hashes and times."""
+    lines: tuple[str, ...] = ()
+    """The decisive lines of its output, secrets masked."""
+    confidence: float = 1.0
+    """Of the class, in [0, 1]."""
+    source: str = ""
+    """What said so: `receipt:oom`, `rule:dns`, `model:3`."""
+    retry_after: float | None = None
+    """Seconds that whoever refused asked to be left alone, where it said so."""
+
+
+class Limits(Noun):
+    """What an attempt gets where it is more than its step was given at first."""
+
+    memory: int | None = None
+    """Bytes."""
+    seconds: float | None = None
+    """Wall time."""
+
+
 class Decision(Noun):
     """What is to be done about a failure, and why."""
 
     step: str
     verb: Literal["continue", "retry", "skip", "abort", "escalate"]
     reason: str
+    """The rule's name, a colon, and a sentence."""
     factors: dict[str, Any] = {}
+    """Everything it was decided by, as plain JSON."""
+    rule: str = ""
+    failure: Failure | None = None
+    wait_seconds: float = 0.0
+    """Before the next attempt."""
+    limits: Limits | None = None
+    """Of the next attempt, where they grow."""
+    attempt: int = 0
+    """The attempt that failed, counted over all parts of the run."""
+    at: float = 0.0
+    """Unix time, seconds."""
 
 
 def canonical(value: Any) -> bytes:

@@ -46,7 +46,9 @@ def test_it_waits_three_heartbeats_and_says_what_to_do() -> None:
     assert "workflowmaster resume" in action.message
 
 
-@pytest.mark.parametrize(("name", "ours"), [(new_id(), True), ("ancient-otter", False), ("nightly", False)])
+@pytest.mark.parametrize(
+    ("name", "ours"), [(new_id(), True), ("ancient-otter", False), ("nightly", False)], ids=["ours", "otter", "nightly"]
+)
 def test_it_is_about_our_own_runs_only(name: str, ours: bool) -> None:
     wanted = automation.wanted().model_dump(mode="json")["trigger"]["match"]
     assert fnmatch(name, wanted["prefect.resource.name"]) is ours
