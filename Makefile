@@ -14,8 +14,9 @@ setup: ## .venv, a Docker Engine, the step image; only what is missing
 demo: setup ## the main job, end to end, on examples/
 	@scripts/demo
 
-test: setup ## the test suite, short form
-	@$(PYTHON) -m pytest
+# A file's tests share runs and a server, so a file stays with one process. Most of a journey is waiting.
+test: setup ## the test suite, short form, in two processes
+	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
 full: setup ## the test suite with the long tests, and every property tried twenty times as often
 	@HYPOTHESIS_PROFILE=full $(PYTHON) -m pytest --long

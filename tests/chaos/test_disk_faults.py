@@ -28,7 +28,7 @@ ROWS = [
     pytest.param(0, 10, 10, id="nothing"),
     pytest.param(1 << 14, 10, 10, id="a-result", marks=LONG),
     pytest.param(1 << 16, 10, 10, id="little", marks=LONG),
-    pytest.param(1 << 18, 1 << 20, 10, id="an-object"),
+    pytest.param(1 << 18, 1 << 20, 10, id="an-object", marks=LONG),
     pytest.param(1 << 18, 10, 1 << 20, id="a-log", marks=LONG),
     *[pytest.param(left << 10, 10, 10, id=f"{left}K", marks=LONG) for left in (2, 4, 6, 8, 10, 12, 20, 24, 28, 32, 48)],
 ]

@@ -131,7 +131,7 @@ def every(share: float, *faults: str, seed: int = 1) -> Fault:
     [
         pytest.param(every(0.3, "503", "429"), id="busy"),
         pytest.param(every(0.2, "reset"), id="reset", marks=pytest.mark.long),
-        pytest.param(every(0.2, "torn"), id="torn"),
+        pytest.param(every(0.2, "torn"), id="torn", marks=pytest.mark.long),
         pytest.param(every(1.0, "503"), id="always-busy", marks=pytest.mark.long),
         pytest.param(every(1.0, "reset"), id="always-reset", marks=pytest.mark.long),
     ],

@@ -126,7 +126,15 @@ def fine(deployment: Deployment, flow_run: str, workflow: str, good: Outcome) ->
     assert all(arena.began(workflow)[step] == 1 for step in ("seed", "left", "join", "last")), arena.began(workflow)
 
 
-@pytest.mark.parametrize("victims", [("run",), ("worker",), ("worker", "run")], ids="+".join)
+@pytest.mark.parametrize(
+    "victims",
+    [
+        pytest.param(("run",), marks=pytest.mark.long),
+        pytest.param(("worker",), marks=pytest.mark.long),
+        ("worker", "run"),
+    ],
+    ids="+".join,
+)
 def test_a_killed_deployment_goes_on_with_the_same_workflow(
     victims: tuple[str, ...], deployment: Deployment, good: Outcome
 ) -> None:

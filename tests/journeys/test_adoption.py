@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -174,8 +175,19 @@ ENDS = {
 it was the step's own doing then, nobody can tell who has not watched."""
 
 
-@pytest.mark.parametrize("way", ["adopted", "harvested"])
-@pytest.mark.parametrize("end", ENDS, ids=lambda name: name.replace(" ", "-"))
+@pytest.mark.parametrize(
+    ("end", "way"),
+    [
+        ("fails", "adopted"),
+        ("out of memory", "harvested"),
+        *[
+            pytest.param(end, way, marks=pytest.mark.long)
+            for end, way in itertools.product(ENDS, ("adopted", "harvested"))
+            if (end, way) not in (("fails", "adopted"), ("out of memory", "harvested"))
+        ],
+    ],
+    ids=lambda name: name.replace(" ", "-"),
+)
 def test_an_end_is_judged_as_if_it_had_been_watched(
     end: str, way: str, line: Line, prompt_file: Callable[..., Path]
 ) -> None:
@@ -189,7 +201,7 @@ def test_an_end_is_judged_as_if_it_had_been_watched(
     assert (sent_off(folder), result(folder)["attempts"]) == (1, 1)
 
 
-@pytest.mark.parametrize("way", ["adopted", "harvested"])
+@pytest.mark.parametrize("way", ["adopted", pytest.param("harvested", marks=pytest.mark.long)])
 def test_a_step_has_what_is_left_of_its_wall_time(way: str, line: Line, prompt_file: Callable[..., Path]) -> None:
     # The harvested one ends by itself, long after somebody would have stopped it.
     script = "exec sleep 60" if way == "adopted" else f"sleep 8; {HELD}"
@@ -207,7 +219,7 @@ def test_a_step_has_what_is_left_of_its_wall_time(way: str, line: Line, prompt_f
 # --- checks, attempts, outputs ---
 
 
-@pytest.mark.parametrize("way", ["adopted", "harvested"])
+@pytest.mark.parametrize("way", [pytest.param("adopted", marks=pytest.mark.long), "harvested"])
 def test_a_check_goes_on_and_the_work_before_it_is_not_done_again(
     way: str, line: Line, prompt_file: Callable[..., Path]
 ) -> None:

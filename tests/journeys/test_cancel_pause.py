@@ -105,7 +105,9 @@ def line(command_line: Callable[..., Any], prefect_server: Any) -> Any:
 # --- by the command line ---
 
 
-@pytest.mark.parametrize(("verb", "status", "code"), [("cancel", "aborted", 1), ("pause", "paused", 3)])
+@pytest.mark.parametrize(
+    ("verb", "status", "code"), [("cancel", "aborted", 1), pytest.param("pause", "paused", 3, marks=pytest.mark.long)]
+)
 def test_the_command_stops_a_run_without_a_server_and_resume_goes_on(
     verb: str,
     status: str,
@@ -202,7 +204,7 @@ ASKED = {
     ("asked", "status", "code", "row"),
     [
         ("cancel", "aborted", 1, "CANCELLED"),
-        ("cancelled", "aborted", 1, "CANCELLED"),
+        pytest.param("cancelled", "aborted", 1, "CANCELLED", marks=pytest.mark.long),
         ("pause", "paused", 3, "PAUSED"),
     ],
 )
@@ -236,7 +238,7 @@ def test_the_server_stops_a_plain_run(
     assert prefect_server.get(f"/flow_runs/{flow_run}")["state_type"] == "COMPLETED"
 
 
-@pytest.mark.parametrize("verb", ["cancel", "pause"])
+@pytest.mark.parametrize("verb", [pytest.param("cancel", marks=pytest.mark.long), "pause"])
 def test_the_command_stops_a_run_of_another_machine_through_the_server(
     verb: str,
     line: Any,
@@ -305,7 +307,8 @@ def deployment(line: Any, prompt: Path, prefect_server: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "row"), [("cancel", "aborted", "CANCELLED"), ("pause", "paused", "PAUSED")]
+    ("asked", "status", "row"),
+    [("cancel", "aborted", "CANCELLED"), pytest.param("pause", "paused", "PAUSED", marks=pytest.mark.long)],
 )
 def test_the_server_stops_a_run_under_a_worker_and_a_resume_goes_on(
     asked: str,

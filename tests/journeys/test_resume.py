@@ -77,7 +77,7 @@ def why(wm: Any, workflow: str) -> dict[str, Answer]:
     return {step["step"]: step for step in wm("why", "--id", workflow, "--json").json["steps"]}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def finished(wm: Any, repository: Callable[..., Any], prompt_file: Callable[..., Path]) -> Callable[..., Any]:
     """Run the diamond to its end; returns the prompt, the repository and the answer."""
 
@@ -166,7 +166,7 @@ def harm(path: Path, how: str) -> None:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
 
 
-@pytest.mark.parametrize("how", ["gone", "cut", "flipped"])
+@pytest.mark.parametrize("how", ["gone", *(pytest.param(how, marks=pytest.mark.long) for how in ("cut", "flipped"))])
 def test_a_lost_result_runs_its_step_again_and_is_told(
     how: str, wm: Any, finished: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,11 +274,18 @@ def test_a_run_of_the_same_prompt_offers_the_unfinished_one(
     assert fifth.json["workflow_id"] == third.json["workflow_id"], "the newest"
 
 
+@pytest.fixture(scope="module")
+def over(finished: Callable[..., Any]) -> tuple[Path, Any, Any]:
+    """A finished run for those that only look at it."""
+    found: tuple[Path, Any, Any] = finished()
+    return found
+
+
 @pytest.mark.parametrize("what", ["prompt", "workspace", "policy", "nothing"])
 def test_another_run_than_the_one_that_is_meant_is_refused(
-    what: str, wm: Any, finished: Callable[..., Any], prompt_file: Callable[..., Path], repository: Callable[..., Any]
+    what: str, wm: Any, over: Any, prompt_file: Callable[..., Path], repository: Callable[..., Any]
 ) -> None:
-    prompt, repo, said = finished()
+    prompt, repo, said = over
     workflow = said.json["workflow_id"]
     other = prompt_file("# Other\n\n## Steps\n\n### x\n```sh\ntrue\n```\n", "other.md")
     words, error = {
@@ -350,7 +357,7 @@ def test_a_run_of_a_newer_version_is_left_alone(wm: Any, finished: Callable[...,
     assert {path.name: path.read_bytes() for path in folder.glob("*.json*")} == before
 
 
-@pytest.mark.parametrize("name", ["run.json", "plan.json"])
+@pytest.mark.parametrize("name", [pytest.param("run.json", marks=pytest.mark.long), "plan.json"])
 def test_a_damaged_file_is_mended_from_the_records_and_told(name: str, wm: Any, finished: Callable[..., Any]) -> None:
     _, _, said = finished()
     folder = wm.folder(said.json["workflow_id"])

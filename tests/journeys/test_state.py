@@ -44,15 +44,15 @@ sleep 2; cat one.txt two.txt > three.txt
 FILES = {"a.txt": "a", "one.txt": "one", "two.txt": "two", "three.txt": "one\ntwo"}
 CASES = [
     ("state.json", "flipped"),
-    ("state.json", "deleted"),
-    ("run.json", "truncated"),
     ("plan.json", "flipped"),
     ("records.jsonl", "truncated"),
-    ("records.jsonl", "flipped"),
     ("records.jsonl", "deleted"),
-    ("checkpoints/0001-two.json.gz", "flipped"),
     ("result", "flipped"),
-    ("result", "deleted"),
+    pytest.param("state.json", "deleted", marks=pytest.mark.long),
+    pytest.param("run.json", "truncated", marks=pytest.mark.long),
+    pytest.param("records.jsonl", "flipped", marks=pytest.mark.long),
+    pytest.param("checkpoints/0001-two.json.gz", "flipped", marks=pytest.mark.long),
+    pytest.param("result", "deleted", marks=pytest.mark.long),
 ]
 
 

@@ -14,8 +14,8 @@ from chaoskit.arena import Kill
 
 WANTED = 3
 """Hits that every boundary must have in the long form."""
-AGAIN, MOST_AGAIN = 0.25, 3
-"""Chance that a resume is torn apart too, and how often at most."""
+AGAIN, MOST_AGAIN = 0.75, 3
+"""Chance that a resume is torn apart too, and how often at most. A further kill costs one process, a further round two."""
 OPENING = "engine.go after"
 """Where a run dies so that its resume can be torn apart at a boundary that only a resume has."""
 
