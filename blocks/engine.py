@@ -13,6 +13,7 @@ import functools
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,9 @@ EMULATORS = Path("/proc/sys/fs/binfmt_misc")
 
 ARCHIVE_CHUNK = 1 << 18
 """Bytes of an archive taken at once."""
+
+PING_SECONDS = 5.0
+"""How long an engine may take to say that it is there. One that works takes milliseconds, on a busy machine tenths."""
 
 CONNECTIONS = 64
 """Connections kept to the engine: more than any number of steps that two dozen cores would run at once."""
@@ -193,9 +197,16 @@ class Engine:
 
     def answers(self) -> bool:
         """Whether the engine answers now."""
+        return self.ping() is not None
+
+    def ping(self, seconds: float = PING_SECONDS) -> float | None:
+        """Return how long the engine takes to answer, in seconds; None if it does not within that time."""
+        begun = time.perf_counter()
         with contextlib.suppress(SandboxUnavailable), engine_trouble("ping"):
-            return bool(self.client.ping())
-        return False
+            # Not docker-py's own `ping`, which would wait for two minutes for an engine that hangs.
+            answer = self.client.get(f"{self.client.base_url}/_ping", timeout=seconds)
+            return time.perf_counter() - begun if answer.ok else None
+        return None
 
     def must_accept(self) -> None:
         """Raise SandboxUnavailable if it takes no new connections: an engine that is being stopped serves the old ones.

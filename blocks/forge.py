@@ -2,9 +2,9 @@
 
 A forge is asked with frozen values, one per thing that is published, so that another forge can send exactly what
 this one writes and a dry run can be compared with the real one. `LocalForge` is the whole forge of a run without
-GitHub: the caller's folder holds `issue.md`, `pull-request.md`, `changes.patch` and `review.md`, each replaced in one
-step, so asking again changes nothing and a reader never sees half a file. Accepted cost: one issue and one pull
-request per folder, which is what a workflow has.
+GitHub: the caller's folder holds `issue.md`, `pull-request.md`, `changes.patch`, `review.md` and `questions.md`, each
+replaced in one step, so asking again changes nothing and a reader never sees half a file. Accepted cost: one issue and
+one pull request per folder, which is what a workflow has.
 """
 
 from __future__ import annotations
@@ -107,6 +107,10 @@ class Forge(Protocol):
         """Ask for a review of a pull request."""
         ...
 
+    def ask(self, body: str) -> None:
+        """Publish what the run asks people, in place of what it asked before; an empty text: nothing any more."""
+        ...
+
 
 class LocalForge:
     """A forge in a folder, made if it is missing. The files are readable by their owner only, like the rest of it."""
@@ -133,6 +137,11 @@ class LocalForge:
     def review_file(self) -> Path:
         """Where the review is asked for."""
         return self.folder / "review.md"
+
+    @property
+    def questions_file(self) -> Path:
+        """Where the run says what it asks people."""
+        return self.folder / "questions.md"
 
     def open_issue(self, request: IssueRequest) -> Reference:
         """Write `issue.md`; progress noted earlier stays."""
@@ -167,6 +176,13 @@ class LocalForge:
         asked = f"Asked: {', '.join(request.reviewers)}\n\n" if request.reviewers else ""
         text = f"# Review of {pull_request.location}\n\n{asked}{request.body}\n"
         return self._publish("review", self.review_file, text)
+
+    def ask(self, body: str) -> None:
+        """Write `questions.md`, or remove it."""
+        if body:
+            self._replace(self.questions_file, f"{body.rstrip()}\n".encode("utf-8", "replace"))
+        else:
+            self.questions_file.unlink(missing_ok=True)
 
     def _publish(self, kind: Literal["issue", "pull_request", "review"], path: Path, text: str) -> Reference:
         existed = path.exists()

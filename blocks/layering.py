@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pygit2
+
 from workflowmaster.blocks import handles
 from workflowmaster.blocks.globs import MalformedGlobError, compile_glob
 from workflowmaster.blocks.refusal import WorkspaceError, disk_errors
@@ -49,26 +51,42 @@ def overlay(  # noqa: PLR0913 - one commit needs all of it
     A layer can add and replace; it has no way to say that a file is gone. WorkspaceError `size` if its files have more
     than `cap` bytes, and as `Store.snapshot` has it otherwise.
     """
-    objects, history = store._objects, store._history
+    objects = store._objects
     before, base = objects.bytes_written, store._tree(commit)
+    tree, findings = _layer(objects, base, outward, cap, str(store.folder))
+    changed = tree != base
+    text = f"{message}\n\nStep: {step}"
+    made = store._history.commit(tree, [bytes.fromhex(commit)], text).hex() if changed else commit
+    return Snapshot(made, tree.hex(), findings, changed=changed, bytes_added=objects.bytes_written - before)
+
+
+def replanted(store: Store, commit: str, parent: str) -> str:
+    """Return a commit with the tree and the words of one, on top of another; `parent` itself if the trees are equal."""
+    tree = store._tree(commit)
+    if tree == store._tree(parent):
+        return parent
+    found = store._objects.repo[commit]
+    message = found.message if isinstance(found, pygit2.Commit) else ""
+    return store._history.commit(tree, [bytes.fromhex(parent)], message).hex()
+
+
+def _layer(
+    objects: ObjectStore, base: bytes, outward: Path, cap: int | None, where: str
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return the tree with the layer on it, and what was left out of that."""
     most = Caps().total_bytes
     scan = Scan(objects, {}, most if cap is None else min(cap, most))
-    with disk_errors(str(store.folder)), handles.root(outward) as top:
+    with disk_errors(where), handles.root(outward) as top:
         try:
             fd = handles.open_directory(top, LAYER)
         except FileNotFoundError:
-            return Snapshot(commit, base.hex(), (), changed=False, bytes_added=0)
+            return base, ()
         except OSError as error:
-            finding = f"/out/{LAYER}: left out, it is no directory ({error.strerror})"
-            return Snapshot(commit, base.hex(), (finding,), changed=False, bytes_added=0)
+            return base, (f"/out/{LAYER}: left out, it is no directory ({error.strerror})",)
         try:
-            tree = layered(objects, base, scan.run(fd, Known()))
+            return layered(objects, base, scan.run(fd, Known())), tuple(sorted(scan.findings))
         finally:
             os.close(fd)
-    changed = tree != base
-    made = history.commit(tree, [bytes.fromhex(commit)], f"{message}\n\nStep: {step}").hex() if changed else commit
-    added = objects.bytes_written - before
-    return Snapshot(made, tree.hex(), tuple(sorted(scan.findings)), changed=changed, bytes_added=added)
 
 
 def layered(objects: ObjectStore, below: bytes, above: bytes) -> bytes:

@@ -27,6 +27,10 @@ class Receipt(BaseModel):
     user: str = ""
     exit_code: int | None = None
     signal: int | None = None
+    memory_limit: int | None = None
+    """Bytes of memory it was granted: an attempt after one that ran out of memory may have had more."""
+    wall_limit: float | None = None
+    """Wall time it was granted."""
     oom_killed: bool = False
     """The engine's flag. A child may have been killed while the step exited 0: read it beside the exit code."""
     timed_out: bool = False

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workflowmaster.flows.orphans import Orphan, detect_orphaned_workflows, should_resume
+    from workflowmaster.flows.totals import get_execution_statistics
 
-__all__ = ["Orphan", "detect_orphaned_workflows", "should_resume"]
+__all__ = ["Orphan", "detect_orphaned_workflows", "get_execution_statistics", "should_resume"]
 
-_HOME = dict.fromkeys(__all__, "workflowmaster.flows.orphans")
+_HOME = dict.fromkeys(__all__, "workflowmaster.flows.orphans") | {
+    "get_execution_statistics": "workflowmaster.flows.totals",
+}
 
 
 def __getattr__(name: str) -> Any:

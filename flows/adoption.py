@@ -30,6 +30,7 @@ from workflowmaster.flows.anew import BACK_SECONDS
 from workflowmaster.flows.going import Going, Moment, open_goings, unix_time
 from workflowmaster.flows.parking import Parked
 from workflowmaster.flows.sweeping import emptied, sweep
+from workflowmaster.flows.worked import Worked, open_work
 from workflowmaster.policies.checks import Finding
 from workflowmaster.policies.values import parse_size
 
@@ -106,6 +107,8 @@ class Adopting:
     """Unix time of the former owner's last sign of life."""
     refused: list[tuple[Going, str]] = field(default_factory=list)
     """What was removed before the run began, and why."""
+    done: dict[str, Worked] = field(default_factory=dict)
+    """Step id → what its work came to, where only its check or its result is missing."""
     others: dict[str, int] = field(default_factory=dict)
     """Step id → the latest attempt that has a container of an owner who cannot be judged from here."""
 
@@ -117,7 +120,8 @@ class Adopting:
     def earlier(self, attempts: dict[str, int]) -> dict[str, int]:
         """Return how many attempts came before the next one: what is adopted keeps its number, no name comes twice."""
         counts = {step: max(count, self.others.get(step, 0)) for step, count in attempts.items()}
-        return counts | {step: one.attempt - 1 for step, one in self.waiting.items()}
+        kept = {step: one.attempt - 1 for step, one in self.done.items()}
+        return counts | kept | {step: one.attempt - 1 for step, one in self.waiting.items()}
 
     def tell(self, journey: Journey) -> None:
         """Write down what cannot be gone on with, once the run has begun."""
@@ -148,7 +152,11 @@ def found(folder: Folder, engine: Engine, steps: Names[str]) -> Adopting:
         step, attempt = (one["Labels"].get(f"{OURS}.{name}", "") for name in ("step", "attempt"))
         if one["Id"] not in theirs and attempt.isdecimal():
             adopting.others[step] = max(adopting.others.get(step, 0), int(attempt))
+    adopting.done = {step: one for step, one in open_work(folder.journal).items() if step in steps}
+    over = {one.container for one in adopting.done.values()}
     for record in open_goings(folder.journal):
+        if record.container in over:
+            continue  # all it left was taken in
         inspected = _inspected(engine, record) if record.container in theirs else None
         verdict = adoptable(record, record.key, inspected, now)
         if verdict.verb != "abandon" and record.step in steps and (folder.path / record.exchange).is_dir():

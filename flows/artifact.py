@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Final
 
+from workflowmaster.flows import budgets, decided
 from workflowmaster.flows.graphs import mermaid
 from workflowmaster.flows.plaintext import WEB_ADDRESS, decisive
 from workflowmaster.flows.quoting import code, fence, inline, prose, table
@@ -64,6 +65,7 @@ def _summary(outcome: Outcome) -> str:
         ("Steps", ", ".join(done)),
         ("Time", duration(state.seconds)),
         ("Policy", inline(state.plan.policy)),
+        ("Budget", inline(budgets.line(state.budget))),
         (
             "Branch",
             code(state.branch) + (f" at `{short(state.commit)}`" if state.commit else "") if state.branch else "",
@@ -123,13 +125,8 @@ def _cells(row: Row) -> list[str]:
 
 
 def _decisions(outcome: Outcome) -> str:
-    if not outcome.state.decisions:
-        return ""
-    rows = [
-        (code(d.step), d.verb, inline(d.reason), inline(", ".join(f"{k} {v}" for k, v in d.factors.items())))
-        for d in outcome.state.decisions
-    ]
-    return "## Decisions\n\n" + table(("Step", "Decision", "Reason", "Factors"), rows)
+    found = outcome.state.decisions
+    return f"## Decisions\n\n{decided.listed(found)}" if found else ""
 
 
 def _criteria(outcome: Outcome) -> str:

@@ -94,15 +94,31 @@ def _running(commands: Commands) -> None:
     resume.add_argument("id", metavar="ID")
     resume.add_argument("--from", metavar="STEP", dest="start", help="run that step anew, and all that needs it")
     resume.add_argument("--kept", action="store_true", help="go by the kept plan, though the prompt was edited")
-    approve = _command(commands, "approve", "launching:approve", "answer a step that waits, and go on", json=True)
-    approve.add_argument("id", metavar="ID")
-    approve.add_argument("--step", metavar="S", help="the step; needed when more than one waits")
-    approve.add_argument("--deny", action="store_true", help="say no: the step fails")
+    approve = _approving(commands)
     for command in (run, resume, approve):
+        text = "limits of its budget, such as minutes=30,usd=5, or of a step's, such as build:attempts=4; may repeat"
+        command.add_argument("--budget", metavar="LIMITS", action="append", default=[], help=text)
         wait = command.add_argument("--wait", metavar="SECONDS", nargs="?", type=_seconds, const=math.inf, help=WAIT)
         wait.default = 0.0
         command.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
         command.add_argument("-v", "--verbose", action="store_true", help="show the steps' output as it comes")
+
+
+def _approving(commands: Commands) -> argparse.ArgumentParser:
+    approve = _command(commands, "approve", "answering:approve", "answer a step that waits, and go on", json=True)
+    approve.add_argument("id", metavar="ID")
+    which = approve.add_mutually_exclusive_group()
+    which.add_argument("--step", metavar="S", help="the step; needed when more than one waits")
+    which.add_argument("--all", action="store_true", help="everything that waits, with the same answer")
+    verb = approve.add_mutually_exclusive_group()
+    verb.add_argument("--retry", action="store_true", help="try the failed step again (without a word: the same)")
+    verb.add_argument("--skip", action="store_true", help="give the step up")
+    verb.add_argument("--abort", action="store_true", help="end the whole workflow")
+    verb.add_argument("--deny", action="store_true", help="say no: the step fails, or its failure stands")
+    approve.add_argument("--note", metavar="TEXT", default="", help="why; kept and audited")
+    approve.add_argument("--memory", metavar="SIZE", help="memory of the next attempt, such as 2g")
+    approve.add_argument("--minutes", metavar="N", type=float, help="time of the next attempt")
+    return approve
 
 
 def _seconds(text: str) -> float:
@@ -119,8 +135,11 @@ def _stopping(commands: Commands) -> None:
 
 
 def _reading(commands: Commands) -> None:
-    _command(commands, "list", "looking:show_list", "list the runs", json=True)
+    runs = _command(commands, "list", "looking:show_list", "list the runs", json=True)
+    runs.add_argument("--waiting", action="store_true", help="what waits for a person, and the command to answer")
     _command(commands, "orphans", "orphans:show", "list the runs whose process died", json=True)
+    tasks = _command(commands, "tasks", "taskshow:show", "show how each task of a run stands now", json=True)
+    tasks.add_argument("id", metavar="ID", nargs="?", default="latest")
     logs = _command(commands, "logs", "looking:logs", "print what the steps printed")
     logs.add_argument("id", metavar="ID")
     logs.add_argument("--step", metavar="S", help="one step's raw output and nothing else")
@@ -133,8 +152,10 @@ def _reading(commands: Commands) -> None:
     why = _command(commands, "why", "why:why", "say why steps ran, came back, or did not run", json=True)
     why.add_argument("step", metavar="STEP", nargs="?", help="one step only")
     why.add_argument("--id", metavar="ID", default="latest", help="of that run (default: the newest)")
-    stats = _command(commands, "stats", "looking:stats", "count runs, steps and containers", json=True)
+    stats = _command(commands, "stats", "statshow:stats", "count runs, steps, decisions and containers", json=True)
     stats.add_argument("id", metavar="ID", nargs="?", help="one run only")
+    stats.add_argument("--by", choices=("workflow", "step", "policy"), help="group by group too")
+    stats.add_argument("--since", metavar="TIME", help="runs begun since then: a date and time, or so long ago (7d)")
     _audits(commands)
     _states(commands)
 
@@ -165,6 +186,8 @@ def _audits(commands: Commands) -> None:
 
 def _keeping(commands: Commands) -> None:
     _policies(commands)
+    _coaching(commands)
+    _failures(commands)
     _images(commands)
     init = _command(commands, "init", "upkeep:init", "save the policies as blocks on the Prefect server")
     init.add_argument("--force", action="store_true", help="overwrite documents that were edited")
@@ -185,6 +208,28 @@ def _policies(commands: Commands) -> None:
     probe = _part(policy, "probe", "probing:probe", "try hostile operations in a container of that policy")
     probe.add_argument("name", metavar="NAME")
     probe.add_argument("--image", metavar="REF", help="image to try in (default: the step image)")
+
+
+def _coaching(commands: Commands) -> None:
+    coach = _whats(_family(commands, "coach", "say what the history of runs teaches"))
+    _part(coach, "backtest", "coaching:backtest", "replay past failures under each way of deciding")
+
+
+def _failures(commands: Commands) -> None:
+    failures = _whats(_family(commands, "failures", "list past failures, learn from them, or share them"))
+    _part(failures, "list", "lessons:show_list", "list past failures, and what was learned from them")
+    learn = _part(failures, "learn", "lessons:learn", "learn from past failures, where there are enough new ones")
+    learn.add_argument("--force", action="store_true", help="however few are new")
+    learn.add_argument("--use", metavar="N", type=int, help="put that version into use, and learn nothing")
+    export = _part(failures, "export", "lessons:export", "write masked fingerprints for other repositories")
+    export.add_argument("-o", "--output", metavar="FILE", help="write them there (default: stdout)")
+    export.add_argument("--min", metavar="N", type=int, default=2, help="seen at least N times (default: 2)")
+    export.add_argument("--without-lines", action="store_true", help="numbers only, without any line of a log")
+    take_in = _part(failures, "import", "lessons:take_in", "take in what others have exported, as weaker evidence")
+    take_in.add_argument("file", metavar="FILE")
+    take_in.add_argument("--as", metavar="NAME", dest="name", help="call the source so (default: the file's name)")
+    forget = _part(failures, "forget", "lessons:forget", "take back what was imported from a source")
+    forget.add_argument("source", metavar="SOURCE")
 
 
 def _images(commands: Commands) -> None:

@@ -26,7 +26,8 @@ from workflowmaster.blocks.engine import Engine
 from workflowmaster.flows.admitting import admit, pin
 from workflowmaster.flows.asking import BadOption, Options, plan_of
 from workflowmaster.flows.inputs import as_text, convert
-from workflowmaster.flows.journey import Fixed, Journey, effective, prepare
+from workflowmaster.flows.journey import Fixed, Journey, prepare
+from workflowmaster.flows.limiting import effective
 from workflowmaster.flows.looking import out
 from workflowmaster.flows.plan import Noun, Plan, canonical
 from workflowmaster.flows.settings import Settings, load

@@ -8,36 +8,32 @@ only our own queue knows what to prepare next. What it costs is this file.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from prefect import flow, get_client, get_run_logger
-from prefect.client.schemas.objects import RunInput, State, TaskRunResult
+from prefect import flow, get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Failed, Paused
-from prefect.task_engine import run_task_async
 
-from workflowmaster.blocks.engine import SandboxUnavailable
-from workflowmaster.blocks.layering import tree_of
-from workflowmaster.blocks.workspace import WorkspaceError
 from workflowmaster.flows import (
     admitting,
-    diskspace,
     ending,
     epochs,
     evidence,
     gates,
-    persisted,
+    questioning,
+    rationing,
     readers,
     steady,
     stopping,
+    suspending,
     sweeping,
     taskrows,
+    tasktable,
 )
 from workflowmaster.flows.asking import Options
 from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.documents import from_server, limited_tags
-from workflowmaster.flows.execution import StepFailed, host_result, in_git
 from workflowmaster.flows.flowruns import opened, tie
 from workflowmaster.flows.journey import Journey, current, prepare
 from workflowmaster.flows.parking import Parking
@@ -45,13 +41,14 @@ from workflowmaster.flows.reuse import Reuse
 from workflowmaster.flows.scheduling import ReadyQueue
 from workflowmaster.flows.settings import load
 from workflowmaster.flows.slots import Slots
-from workflowmaster.flows.steps import Runtime, runtimes, task_for
+from workflowmaster.flows.steps import Runtime, runtimes
+from workflowmaster.flows.trying import Trying
 from workflowmaster.flows.watching import Watcher, silent
-from workflowmaster.policies import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from uuid import UUID
+
+    from prefect.client.schemas.objects import State
 
     from workflowmaster.flows.plan import Step, StepResult
     from workflowmaster.flows.state import WorkflowState
@@ -109,7 +106,8 @@ async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
     alive = asyncio.gather(stopping.heartbeat(journey), taskrows.tidy(journey))
     state: WorkflowState | None = None
     try:
-        state = await _to_the_end(journey, watcher)
+        async with tasktable.kept(journey, watcher) as table:
+            state = await _to_the_end(journey, table)
     except BaseException as error:
         if abort := epochs.stopped(journey, error):
             raise abort from error
@@ -119,7 +117,7 @@ async def travel(journey: Journey, watcher: Watcher) -> State[Any]:
         current.reset(token)
         await asyncio.to_thread(journey.close)
         await epochs.release(journey, forget=state is not None and state.status == "completed")
-    return final_state(state)
+    return await suspending.ended(journey, state) or final_state(state)
 
 
 async def _to_the_end(journey: Journey, watcher: Watcher) -> WorkflowState:
@@ -185,7 +183,9 @@ async def _begin(journey: Journey) -> None:
     evidence.applied(journey)
     admitting.tell(journey)
     journey.adopting.tell(journey)
+    rationing.begin(journey)
     await asyncio.to_thread(journey.keeping.begin)
+    await suspending.taken_in(journey)
 
 
 async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
@@ -203,11 +203,14 @@ async def _work(journey: Journey, watcher: Watcher) -> WorkflowState:
     # Parked for steps whose results come back, hundreds of containers would be started for nothing.
     runtime.parking.enabled = not reuse
     walk = Walk(runtime, queue, watcher, reuse)
+    walk.aborted = questioning.aborted(journey)
     try:
-        async with stopping.watched(journey):
+        async with stopping.watched(journey), rationing.watched(journey, watcher.note):
             await walk.to_the_end()
         # Before the run's last word in the audit log, which nothing may follow.
         await asyncio.to_thread(journey.network.hush)
+        if spent := rationing.halted(journey, aborted=bool(walk.aborted)):
+            return await ending.conclude(journey, paused=spent)
         return await ending.conclude(journey, aborted=walk.aborted)
     except (asyncio.CancelledError, Pause):
         await walk.stop()
@@ -225,7 +228,7 @@ class Walk:
         self.runtime, self.queue, self.watcher, self.reuse = runtime, queue, watcher, reuse
         self.journey = runtime.journey
         self.active: dict[asyncio.Task[StepResult], Step] = {}
-        self.states: dict[str, State[Any]] = {}
+        self.trying = Trying(runtime, reuse)
         self.aborted = ""
 
     async def to_the_end(self) -> None:
@@ -236,9 +239,26 @@ class Walk:
                 return
             ahead = self.queue.upcoming(self.journey.running, self.journey.parallel + len(self.active) + 3)
             self.runtime.parking.ahead(ahead)
-            done, _ = await asyncio.wait(self.active, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            for task in await self._next():
                 self._settle(self.active.pop(task), task.result())
+            if self.aborted and self.journey.health.gave_up:
+                # The others wait for the same engine. They have not failed, and a resume starts them.
+                await self.stop()
+                return
+
+    async def _next(self) -> list[asyncio.Task[StepResult]]:
+        """Wait until there may be something to do, and return the steps that have ended.
+
+        There may be where a step has begun to rest, which leaves its place to another, or health is better now.
+        """
+        stirred, patrol = asyncio.create_task(self.runtime.stirred.wait()), self.journey.health.patrol
+        try:
+            awaited = [*self.active, stirred]
+            done, _ = await asyncio.wait(awaited, timeout=patrol, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stirred.cancel()
+        self.runtime.stirred.clear()
+        return [task for task in self.active if task in done]
 
     def _start_ready(self) -> None:
         while self.queue and not self.aborted and self._room():
@@ -249,92 +269,27 @@ class Walk:
                 continue
             self.journey.running[step.id] = steady.now()
             self.runtime.queued[step.id] = steady.now()
-            self.active[asyncio.create_task(self._run(step))] = step
+            self.active[asyncio.create_task(self.trying.run(step))] = step
 
     def _room(self) -> bool:
-        return sum(step.in_container for step in self.active.values()) < self.journey.parallel
-
-    async def _run(self, step: Step) -> StepResult:
-        """Merge the step's inputs, then run its task. Every outcome but a cancelled run comes back as a result."""
-        journey = self.journey
-        needs = [(name, journey.results[name].commit) for name in step.needs if journey.results[name].commit]
-        try:
-            commit, tree = await in_git(journey, lambda: _merge(journey, step, needs))
-        except WorkspaceError as error:
-            return host_result(journey, step, status="failed", reason=str(error))
-        journey.inputs[step.id] = commit
-        if back := await self.reuse.of(step, tree):
-            return back
-        self.runtime.parking.enabled = True
-        state = await self._task(step)
-        found = await self.reuse.taken(step, tree, await state.aresult()) if state.name == "Cached" else None
-        if state.name == "Cached" and found is None:
-            state = await self._task(step)
-        if state.is_completed() and not found and journey.keys[step.id] in self.runtime.unkept:
-            return self._unkept(step)
-        if state.is_completed():
-            return found or await state.aresult()
-        return self._failed(step, self.runtime.failures.get(step.id), state)
-
-    async def _task(self, step: Step) -> State[Any]:
-        """Run the step as Prefect's task, with its retries, and return the state it ended in."""
-        state = await run_task_async(
-            task_for(step, self.journey),
-            parameters={"step_id": step.id},
-            return_type="state",
-            dependencies={"step_id": self._before(step)},
-        )
-        # However it ended: what follows is written down.
-        await self.journey.claim.must_hold()
-        self.states[step.id] = cast("State[Any]", state)  # as `return_type` says
-        return self.states[step.id]
-
-    def _before(self, step: Step) -> set[RunInput]:
-        """Return the task runs a step follows, for the graph in the UI.
-
-        As `wait_for`, Prefect would look into the states and draw an edge from every task that returned an equal short
-        string, and would refuse to run a step whose `if` wants it after one that failed.
-        """
-        return {TaskRunResult(id=row) for name in step.needs if (row := self._row(name))}
-
-    def _row(self, step_id: str) -> UUID | None:
-        """Return the task run that stands for a step in this flow run's graph."""
-        state = self.states.get(step_id)
-        return state.state_details.task_run_id if state else self.reuse.row(step_id)
-
-    def _unkept(self, step: Step) -> StepResult:
-        """Return the result of a step whose own could not be persisted: what nobody can come back to is not done."""
-        place = persisted.places()[0]
-        why = diskspace.cramped(place) or f"see Prefect's log; {place} is where they lie, if nothing else is configured"
-        reason = f"its work was done, but its result could not be kept: {why}"
-        self.journey.infrastructure.append(reason)
-        return host_result(self.journey, step, status="failed", reason=reason)
-
-    def _failed(self, step: Step, error: BaseException | None, state: State[Any]) -> StepResult:
-        if isinstance(error, StepFailed):
-            if error.cause == "sandbox":
-                self.journey.infrastructure.append(str(error))
-            return error.result
-        if isinstance(error, OSError) and diskspace.is_full(error):
-            error = SandboxUnavailable(diskspace.told(error), reason="disk")
-        if isinstance(error, SandboxUnavailable) or (isinstance(error, WorkspaceError) and error.code == "disk"):
-            self.journey.infrastructure.append(str(error))
-        elif isinstance(error, PolicyError):
-            self.journey.refusals.append(str(error))
-            findings = [finding._asdict() for finding in error.findings]
-            self.journey.audit.append("step.refused", step=step.id, reason=str(error), findings=findings)
-        elif not isinstance(error, (WorkspaceError, OSError)):
-            get_run_logger().error("step %s ended in %s: %s", step.id, state.name, state.message)
-        reason = str(error) if error else state.message or state.name or "it did not complete"
-        return host_result(self.journey, step, status="failed", reason=reason)
+        self.runtime.slots.limit = room = self.journey.health.parallel(self.journey.parallel)
+        busy = (step for step in self.active.values() if step.id not in self.runtime.resting)
+        return sum(step.in_container for step in busy) < room
 
     def _settle(self, step: Step, result: StepResult) -> None:
         """Take a step's outcome in: everything that follows from it happens here, in the loop's thread."""
         journey = self.journey
+        if step.id in journey.budget.held:
+            # It has no outcome, and what needs it waits as it does.
+            journey.running.pop(step.id, None)
+            return
         result = gates.after(step, result, journey)
+        questioning.settle(journey, step, result)
         journey.results[step.id] = result
+        journey.budget.took(result)
         journey.running.pop(step.id, None)
         self.runtime.slots.release(step.id)
+        self.runtime.resting.discard(step.id)
         if result.status == "completed" and step.id not in journey.reused:
             self.runtime.parking.enabled = True
         self.runtime.parking.drop([step.id])
@@ -345,12 +300,12 @@ class Walk:
         reused = step.id in journey.reused
         if step.id not in self.reuse.settled:
             known: dict[str, Any] = {"result": result.model_dump(mode="json"), "flow_run": journey.record.flow_run_id}
-            row = str(self._row(step.id) or "")
+            row = str(self.trying.row(step.id) or "")
             known |= {"refused": True} if result.reason in journey.refusals else {}
             journey.journal.append("result", step=step.id, reused=reused, task_run=row, **known)
         journey.audit.append("step.finished", step=step.id, reused=reused, **fields)
         self.watcher.step_finished(result)
-        self.aborted = self.aborted or gates.aborts(step, result)
+        self.aborted = self.aborted or gates.aborts(step, result, journey)
         journey.keeping.settled(step, result, reused=reused)
 
     async def stop(self) -> None:
@@ -358,11 +313,6 @@ class Walk:
         for task in self.active:
             task.cancel()
         await asyncio.gather(*self.active, return_exceptions=True)
-
-
-def _merge(journey: Journey, step: Step, needs: list[tuple[str, str]]) -> tuple[str, str]:
-    commit = journey.store.merge(needs, message=f"Join the inputs of {step.id}")
-    return commit, tree_of(journey.store, commit)
 
 
 def parameters(options: Options, workflow_id: str) -> Mapping[str, Any]:

@@ -11,13 +11,16 @@ import os
 import shutil
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from workflowmaster.blocks import vitals
+from workflowmaster.blocks.breaker import states
 from workflowmaster.blocks.engine import Engine, EngineInfo, SandboxUnavailable
 from workflowmaster.flows.enforcement import MEANING, Row, table
+from workflowmaster.flows.health import FULL, health
 from workflowmaster.flows.looking import out
 from workflowmaster.flows.running import INFRASTRUCTURE
 from workflowmaster.flows.serving import api_url
@@ -44,6 +47,8 @@ class Finding:
     mend: str = ""
     table: tuple[Row, ...] = ()
     """Line by line, where one line does not say it."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """What was measured, for programs."""
 
 
 def doctor(given: argparse.Namespace) -> int:
@@ -186,6 +191,30 @@ def check_disk() -> Finding:
     return Finding("disk", "ok", found)
 
 
+def check_health() -> Finding:
+    """Measure how well this machine, its engine and its server are, as a run does all the time."""
+    found = health(vitals.measure(Engine(), state=home(), server=api_url()))
+    parts = ", ".join(f"{name} {part:.2f}" for name, part in found.parts.items())
+    values = {"health": round(found.value, 3), **{name: round(part, 3) for name, part in found.parts.items()}}
+    low = f"low: {str(found).partition(': ')[2]}" if found.low else ""
+    if found.value < FULL:
+        return Finding(
+            "health", "warning", f"{found.value:.2f}: {parts}", f"{low}; fewer steps run at a time", (), values
+        )
+    return Finding("health", "ok", f"{found.value:.2f}: {parts}", low, (), values)
+
+
+def check_breakers() -> Finding:
+    """Say which services nobody asks at present, because they have failed too often."""
+    known = states()
+    away = {name: one for name, one in known.items() if one["state"] != "closed"}
+    found = ", ".join(f"{name} {one['state']} ({one['failure_count']} failures)" for name, one in known.items())
+    if not away:
+        return Finding("breakers", "ok", found, values=known)
+    told = [f"{name}: {one['why']}; one looks again in {one['wait_seconds']:.0f} s" for name, one in away.items()]
+    return Finding("breakers", "warning", found, "; ".join(told), values=known)
+
+
 def check_settings() -> Finding:
     """Read the settings."""
     try:
@@ -206,4 +235,6 @@ CHECKS = (
     check_image,
     check_git,
     check_disk,
+    check_health,
+    check_breakers,
 )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from workflowmaster import policies
 from workflowmaster.blocks.sandbox import TYPE, DockerHost, DockerSandbox
 from workflowmaster.flows.admitting import admit
-from workflowmaster.flows.journey import Journey, effective
+from workflowmaster.flows.limiting import caps, effective
 from workflowmaster.policies import PolicyError, SecurityPolicy
+
+if TYPE_CHECKING:
+    from workflowmaster.flows.journey import Journey
 
 PAGE = 200
 """Most concurrency limits that the server lists at once."""
@@ -46,6 +51,7 @@ async def from_server(journey: Journey) -> dict[str, SecurityPolicy]:
         if block.limits:
             journey.audit.append("policy.changed", policy=step.policy, limits=block.limits, reason=block.reason)
         found[step.id] = effective(step, journey.settings, policy)
+        journey.caps[step.id] = caps(step, journey.settings, policy)
     # A document may have made the rule for images stricter than the one they were admitted by.
     admit(journey.plan, found, journey.record.images, journey.settings, by=journey.held)
     return found

@@ -14,7 +14,7 @@ from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.forge import ChangedFile, LocalForge, PullRequest
 from workflowmaster.blocks.layering import tree_of
 from workflowmaster.blocks.workspace import WorkspaceError
-from workflowmaster.flows import anchoring, evidence, report
+from workflowmaster.flows import anchoring, evidence, questioning, report, tasktable
 from workflowmaster.flows.execution import in_git
 from workflowmaster.flows.hosting import branch
 from workflowmaster.flows.state import WorkflowState, final_status
@@ -43,8 +43,9 @@ async def conclude(journey: Journey, *, aborted: str = "", paused: str = "") -> 
     logs = journey.folder.tails(journey.results, TAIL_LINES)
     state = state.model_copy(update={"report": str(journey.folder.report)})
     journey.keeping.last_checkpoint(state)
+    await asyncio.to_thread(questioning.publish, journey, state.status)
     await asyncio.to_thread(write_atomically, journey.folder.report, report.html(state, logs, files=files))
-    await _artifact(state, logs)
+    await asyncio.gather(_artifact(state, logs), tasktable.last(journey))
     await asyncio.to_thread(journey.keeping.drain)
     # Said before it is done, for nothing may follow the end.
     journey.audit.append("claim.released", claim=journey.claim.epoch)

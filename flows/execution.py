@@ -1,8 +1,9 @@
 """One attempt of one step: its tree laid, its container sent off, its end judged, its tree taken in.
 
 A step is a function from tree to tree, so every attempt starts from the step's input commit, whatever an earlier
-attempt left behind, and only an attempt that succeeded becomes a commit. Who is to blame for an end is decided here
-once: `StepFailed` is the step's own doing, `SandboxUnavailable` is ours or the engine's.
+attempt left behind, unless the prompt says `on-retry: keep`; and only an attempt that succeeded becomes the step's
+commit. Who is to blame for an end is decided here once: `StepFailed` is the step's own doing, `SandboxUnavailable` is
+ours or the engine's.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from workflowmaster.blocks.failure import explain
 from workflowmaster.blocks.request import WORKSPACE
 from workflowmaster.blocks.screening import CODE as SECRET
 from workflowmaster.blocks.workspace import Caps, WorkspaceError, prepare, remove_tree
-from workflowmaster.flows import adoption, collecting, evidence, going, guarding, invocation, steady
+from workflowmaster.flows import adoption, collecting, evidence, going, guarding, invocation, metering, steady, worked
 from workflowmaster.flows.anew import once_more
+from workflowmaster.flows.budgets import cost
 from workflowmaster.flows.going import Outcome
 from workflowmaster.flows.plan import Step, StepResult, StepStatus
 
@@ -37,10 +39,12 @@ log = logging.getLogger(__name__)
 class StepFailed(RuntimeError):
     """The step's own work failed; `result` is its account and `cause` the failure's class."""
 
-    def __init__(self, result: StepResult, cause: str) -> None:
+    def __init__(self, result: StepResult, cause: str, left: str = "") -> None:
         super().__init__(result.reason)
         self.result = result
         self.cause = cause
+        self.left = left
+        """Commit of what it left behind, where that was taken in."""
 
 
 @dataclass
@@ -54,11 +58,18 @@ class Attempt:
     lines: Callable[[str], None]
     """Called with each line of output, from a thread."""
     queued_at: float
+    carried: bool = False
+    """Whether its work was done before this process was there."""
 
     @property
     def commit(self) -> str:
-        """Commit the attempt starts from."""
+        """Commit the step starts from, and the parent of what it makes."""
         return self.journey.inputs[self.step.id]
+
+    @property
+    def start(self) -> str:
+        """Commit whose tree the attempt finds: the step's input, or under `on-retry: keep` what the last one left."""
+        return self.journey.kept.get(self.step.id, self.commit)
 
 
 async def run(attempt: Attempt) -> StepResult:
@@ -72,7 +83,7 @@ async def run(attempt: Attempt) -> StepResult:
         key=journey.keys[step.id],
         attempts=attempt.number,
         exit_code=outcome.receipts[-1].exit_code,
-        seconds=_seconds(outcome, started),
+        seconds=_seconds(attempt, outcome, started),
         reason=outcome.reason,
         input_commit=attempt.commit,
         commit=attempt.commit if outcome.reason and not step.continue_on_error else outcome.commit,
@@ -86,28 +97,42 @@ async def run(attempt: Attempt) -> StepResult:
     )
     if outcome.reason:
         journey.receipts[step.id] = result.receipts
-        raise StepFailed(result, outcome.cause)
+        metering.failed(journey, result)
+        raise StepFailed(result, outcome.cause, outcome.commit)
     return result
 
 
-def _seconds(outcome: Outcome, started: float) -> float:
+def _seconds(attempt: Attempt, outcome: Outcome, started: float) -> float:
     """Return how long an attempt took; how long one was left alone after it had ended is no part of it."""
-    adopted = any(receipt.adopted for receipt in outcome.receipts)
-    return sum(receipt.seconds for receipt in outcome.receipts) if adopted else steady.now() - started
+    alone = attempt.carried or any(receipt.adopted for receipt in outcome.receipts)
+    return sum(receipt.seconds for receipt in outcome.receipts) if alone else steady.now() - started
 
 
 async def _tried(attempt: Attempt) -> tuple[float, Outcome]:
     """Go on with what an earlier owner sent off; where nothing of it is there, or can be trusted, begin."""
+    if done := await in_git(attempt.journey, lambda: worked.take(attempt)):
+        try:
+            return done.started, await _concluded(attempt, done.outcome)
+        except SandboxUnavailable as error:
+            log.warning("the check of %s could not be run, so the step starts anew: %s", attempt.step.id, error)
     parked = await adoption.take(attempt)
     if parked and parked.going:
         before = parked.going.before
         try:
-            done = await (_check(attempt, parked, before) if before else _do(attempt, parked))
+            outcome = await (_check(attempt, parked, before) if before else _do(attempt, parked))
         except SandboxUnavailable as error:
             await adoption.give_up(attempt, parked.going, str(error))
         else:
-            return parked.going.wall, done
+            return parked.going.wall, outcome
     return await once_more(attempt, _once)
+
+
+async def _concluded(attempt: Attempt, outcome: Outcome) -> Outcome:
+    """Do what is left after work that an earlier owner has done: its check, if it has one."""
+    attempt.carried = True
+    if not attempt.step.check:
+        return outcome
+    return await _check(attempt, await attempt.parking.fresh(attempt.step, attempt.number, "check"), outcome)
 
 
 async def _once(attempt: Attempt, held: list[Parked]) -> tuple[float, Outcome]:
@@ -121,7 +146,7 @@ async def _once(attempt: Attempt, held: list[Parked]) -> tuple[float, Outcome]:
 async def _do(attempt: Attempt, parked: Parked) -> Outcome:
     """Do the step's work, and let its check judge what came of it. The check's container starts with the work."""
     if not attempt.step.check:
-        return await _work(attempt, parked)
+        return _noted(attempt, parked, await _work(attempt, parked))
     try:
         checking = attempt.parking.park(attempt.step, attempt.number, "check")
     except BaseException:
@@ -129,11 +154,17 @@ async def _do(attempt: Attempt, parked: Parked) -> Outcome:
         raise
     outcome: Outcome | None = None
     try:
-        outcome = await _work(attempt, parked)
+        outcome = _noted(attempt, parked, await _work(attempt, parked))
     finally:
         if outcome is None or outcome.reason:
             attempt.parking.discard(checking)
     return outcome if outcome.reason else await _check(attempt, await attempt.parking.arrived(checking), outcome)
+
+
+def _noted(attempt: Attempt, parked: Parked, outcome: Outcome) -> Outcome:
+    """Write down what the work came to: from here on nobody need do it again."""
+    worked.note(attempt, parked.container.id, outcome.receipts[-1].started_at, outcome)
+    return outcome
 
 
 async def _work(attempt: Attempt, parked: Parked) -> Outcome:
@@ -147,9 +178,11 @@ async def _work(attempt: Attempt, parked: Parked) -> Outcome:
             journey.threads, collecting.take_out, journey, parked, step
         )
         reason, cause = explain(receipt, step.timeout_seconds)
+        reason = journey.budget.told(step.id, reason, receipt)
         reason, cause = (guarding.told(reason, receipt), cause) if reason else (fault, "failure" if fault else "")
         # What grew past its cap is not kept, even where a failure may be: it would be refused for that very size.
-        keep = not reason or (step.continue_on_error and not receipt.disk_capped)
+        wanted = step.continue_on_error or step.on_retry == "keep"
+        keep = not reason or (wanted and not receipt.disk_capped)
         commit, findings = await _take_in(attempt, parked, keep=keep)
     except WorkspaceError as error:
         if error.code != SECRET:
@@ -159,7 +192,8 @@ async def _work(attempt: Attempt, parked: Parked) -> Outcome:
         return Outcome(receipts=(receipt,), reason=str(error), cause="failure", **nothing)
     finally:
         _leave(journey, parked)
-    findings = collecting.few(map(journey.secrets.text, (*parked.left_out, *taken.findings, *findings)))
+    strange = [fault for fault in (cost(outputs)[1],) if fault]
+    findings = collecting.few(map(journey.secrets.text, (*parked.left_out, *taken.findings, *strange, *findings)))
     return Outcome(
         receipts=(receipt,),
         outputs=outputs,
@@ -189,12 +223,12 @@ async def _fill(attempt: Attempt, parked: Parked) -> None:
 
     def fill() -> None:
         if parked.tree:
-            lay(journey, parked.tree, attempt.commit)
+            lay(journey, parked.tree, attempt.start)
             if step.git:
                 journey.store.throwaway_git(parked.tree.path)
             parked.laid = guarding.laid(journey.store, parked.tree.path)
             journey.store.release(parked.tree.path)
-        _place_inputs(attempt, parked, attempt.commit)
+        _place_inputs(attempt, parked, attempt.start)
         parked.exchange.write(values, invocation.files(step, "work"))
 
     await in_git(journey, fill)
@@ -222,10 +256,11 @@ async def _take_in(attempt: Attempt, parked: Parked, *, keep: bool) -> tuple[str
         message = step.name if step.name == step.id else f"{step.id}: {step.name}"
         if way != "rw" or not parked.tree:
             outward, cap = parked.exchange.outward, collecting.most_out(parked)
-            taken = layering.overlay(journey.store, commit, outward, step=step.id, message=message, cap=cap)
+            taken = layering.overlay(journey.store, attempt.start, outward, step=step.id, message=message, cap=cap)
             if parked.tree:
-                parked.tree.commit = commit  # it was mounted read-only
-            return taken.commit, taken.findings
+                parked.tree.commit = attempt.start  # it was mounted read-only
+            made = taken.commit if attempt.start == commit else layering.replanted(journey.store, taken.commit, commit)
+            return made, taken.findings
         taken = journey.store.snapshot(
             parked.tree.path,
             parents=[commit],
@@ -262,6 +297,7 @@ async def _check(attempt: Attempt, parked: Parked, outcome: Outcome) -> Outcome:
     finally:
         _leave(journey, parked)
     reason, cause = explain(receipt, step.timeout_seconds)
+    reason = journey.budget.told(step.id, reason, receipt)
     judged = {"reason": reason and f"its check failed: {reason}", "cause": cause}
     return outcome.model_copy(update={"receipts": (*outcome.receipts, receipt), **judged})
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workflowmaster.flows import schemas
-from workflowmaster.flows.plan import Decision, StepResult
+from workflowmaster.flows.plan import Account, Decision, StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -174,7 +174,9 @@ class Fold:
             self._changes |= {"status": "partial", "reason": f"to run again: {', '.join(entry.fields['steps'])}"}
 
     def _decision(self, entry: Entry) -> None:
-        decision = Decision.model_validate({name: entry.fields[name] for name in Decision.model_fields})
+        # A record has its own time, which is the decision's; one of an older version has fewer fields.
+        known = {name: entry.fields[name] for name in Decision.model_fields if name in entry.fields}
+        decision = Decision.model_validate({**known, "at": entry.at})
         if decision not in self.decisions:
             self.decisions.append(decision)
 
@@ -197,3 +199,5 @@ class Fold:
         kept = {name: entry.fields[name] or self._now(name) for name in KEPT}
         self._changes |= {"status": entry.fields["status"], "reason": entry.fields["reason"], **kept}
         self._changes["seconds"] = entry.fields["seconds"]
+        if budget := entry.fields.get("budget"):
+            self._changes["budget"] = Account.model_validate(budget)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workflowmaster.flows import obeying
 from workflowmaster.flows.conditions import StepView, evaluate, parse_condition
 from workflowmaster.flows.execution import host_result
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from workflowmaster.flows.journey import Journey
     from workflowmaster.flows.plan import Step, StepResult, StepStatus
+
+SPENT = "budget-spent"
+"""Rule of decisions that end a step for want of budget."""
 
 
 def before(step: Step, journey: Journey) -> StepResult | None:
@@ -26,20 +30,7 @@ def before(step: Step, journey: Journey) -> StepResult | None:
         return _stopped(step, journey, in_the_way)
     if step.condition and not _holds(step, journey):
         return host_result(journey, step, status="skipped", reason=f"its condition is not met: {step.condition}")
-    return _unanswered(step, journey) if step.approval or step.kind == "approval" else None
-
-
-def _unanswered(step: Step, journey: Journey) -> StepResult | None:
-    """Return the result of a step that a person has not approved; None once one has.
-
-    Decided here and not in the step's task: a task's result is kept, and would be the answer for ever.
-    """
-    answer = journey.record.approvals.get(step.id, "")
-    if not answer:
-        question = f"a person must approve this: workflowmaster approve {journey.id} --step {step.id}"
-        return host_result(journey, step, status="waiting", reason=question)
-    verdict, _, who = answer.partition(" ")
-    return None if verdict == "approved" else host_result(journey, step, status="failed", reason=f"denied {who}")
+    return obeying.before(step, journey)
 
 
 def _stopped(step: Step, journey: Journey, names: list[str]) -> StepResult:
@@ -67,26 +58,47 @@ def _holds(step: Step, journey: Journey) -> bool:
 
 
 def after(step: Step, result: StepResult, journey: Journey) -> StepResult:
-    """Apply the step's `on-failure` and note whether what needs it may go on."""
-    if result.status == "failed" and step.on_failure == "skip":
-        result = result.model_copy(
-            update={"status": "skipped", "reason": f"given up, as its on-failure says: {result.reason}"}
-        )
-        journey.passed.add(step.id)
-    elif result.status == "failed" and step.on_failure == "escalate" and not _denied(step, journey):
+    """Apply what was decided about a failure, and note whether what needs the step may go on."""
+    # A person's no is not a failure to be decided on.
+    verb = _verb(step, journey) if result.status == "failed" and not obeying.refused(step, journey) else ""
+    if verb == "skip":
+        result = result.model_copy(update={"status": "skipped", "reason": f"{_given_up(step, journey)}{result.reason}"})
+        if _dependants_run(step, journey):
+            journey.passed.add(step.id)
+    elif verb == "escalate":
         asks = f"it failed and asks for a person: {result.reason}"
         result = result.model_copy(update={"status": "waiting", "reason": asks})
+    elif result.status == "skipped" and obeying.given_up(step, journey):
+        journey.passed.add(step.id)
     if result.status == "completed" or (result.status == "failed" and step.continue_on_error):
         journey.passed.add(step.id)
     return result
 
 
-def _denied(step: Step, journey: Journey) -> bool:
-    return journey.record.approvals.get(step.id, "").startswith("denied")
-
-
-def aborts(step: Step, result: StepResult) -> str:
-    """Return why the whole run stops here, or nothing."""
-    if result.status == "failed" and step.on_failure == "abort":
+def aborts(step: Step, result: StepResult, journey: Journey) -> str:
+    """Return why the whole run stops here, or nothing. A budget that is spent stops it in a way of its own."""
+    if result.status != "failed" or _verb(step, journey) != "abort":
+        return ""
+    decision = journey.deciding.last.get(step.id)
+    if decision is None or decision.rule == "prompt-aborts":
         return f"step {step.id} failed and its on-failure is abort: {result.reason}"
-    return ""
+    return "" if decision.rule == SPENT else f"step {step.id} failed: {result.reason} ({decision.reason})"
+
+
+def _verb(step: Step, journey: Journey) -> str:
+    """Return what follows a failure: what was decided, or what the prompt says where it was no attempt that failed."""
+    decision = journey.deciding.last.get(step.id)
+    return decision.verb if decision else step.on_failure
+
+
+def _given_up(step: Step, journey: Journey) -> str:
+    """Say who gave a step up: its prompt, or a rule of ours."""
+    decision = journey.deciding.last.get(step.id)
+    whose = "its on-failure" if decision is None or decision.rule == "prompt-skips" else f"the rule {decision.rule}"
+    return f"given up, as {whose} says: "
+
+
+def _dependants_run(step: Step, journey: Journey) -> bool:
+    """Whether what needs a step that was given up goes on from what the step started from."""
+    decision = journey.deciding.last.get(step.id)
+    return bool(decision.factors.get("dependants_run", True)) if decision else True

@@ -26,7 +26,7 @@ from workflowmaster.blocks.output import Capture
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.plain import PlainContainer
 from workflowmaster.blocks.receipt import Receipt
-from workflowmaster.flows import evidence, guarding, steady
+from workflowmaster.flows import evidence, guarding, metering, steady
 from workflowmaster.flows.journal import read
 from workflowmaster.flows.networking import traffic_of
 from workflowmaster.flows.plan import Noun
@@ -177,7 +177,7 @@ def noted(attempt: Attempt, parked: Parked, purpose: str, *, start: int, before:
         boot=now.boot,
         boot_id=now.boot_id,
         timeout=attempt.step.timeout_seconds,
-        commit=before.commit if before else attempt.commit,
+        commit=before.commit if before else attempt.start,
         tree=str(parked.tree.path.relative_to(top)) if parked.tree else "",
         exchange=str(parked.exchange.folder.relative_to(top)),
         bound=(parked.bound.size, parked.bound.exec) if parked.bound else None,
@@ -249,11 +249,14 @@ async def send(attempt: Attempt, parked: Parked, purpose: str, before: Outcome |
         )
         evidence.handed_out(journey, step, container.id)
     times = _times(attempt, parked)
+    elapsed = parked.going.elapsed(Moment.now()) if parked.going else 0.0
+    attempt.step = metering.started(journey, step, attempt.number, container.id, elapsed)
     growth = guarding.watch(journey.engine, parked)
     reading = _reading(attempt, parked, purpose, before)
     work = asyncio.get_running_loop().run_in_executor(journey.threads, reading, growth)
     try:
         ending, size = await asyncio.shield(work)
+        journey.budget.ends(container.id, ending.seconds)
     except asyncio.CancelledError:
         # A workflow that was lost to somebody on this engine may have been adopted there with all that runs.
         end = container.leave if journey.claim.leaves(journey.engine.info.id) else container.stop
@@ -261,6 +264,8 @@ async def send(attempt: Attempt, parked: Parked, purpose: str, before: Outcome |
         # An engine that cannot stop it cannot hide that from the reader either; what counts here is the cancellation.
         await asyncio.gather(stopping, work, return_exceptions=True)
         raise
+    finally:
+        metering.cut_short(journey, step, attempt.number, container.id)
     account = {**guarding.account(parked, ending, growth), **traffic_of(parked.line).account(), **times}
     receipt = _receipt(parked, ending, purpose).model_copy(update={**account, "bytes_out": size, "image": step.image})
     journey.audit.append("container.finished", step=step.id, **receipt.model_dump(mode="json", exclude={"command"}))
@@ -327,6 +332,8 @@ def _receipt(parked: Parked, ending: Ending, purpose: str) -> Receipt:
         user=request.user,
         exit_code=ending.exit_code,
         signal=signal_of(ending.exit_code),
+        memory_limit=request.policy.memory,
+        wall_limit=request.policy.wall_seconds_max,
         oom_killed=ending.oom_killed,
         timed_out=ending.timed_out,
         output_capped=ending.capped,

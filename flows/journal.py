@@ -20,16 +20,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from workflowmaster.flows.plan import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-Kind = Literal["plan", "claim", "rerun", "keys", "go", "ended", "decision", "approval", "result", "begun", "closed"]
+Kind = Literal[
+    "plan", "claim", "rerun", "keys", "go", "worked", "ended", "decision", "question", "approval", "result", "begun",
+    "closed", "budget", "spent",
+]  # fmt: skip
 """What a record is about. Its fields, by kind:
 
 `keys`: `step`, `key`, `parts` (component of the key → its text or hash). `go`: a container is about to be sent off.
-`ended`: its attempt is over. `decision`, `approval`: as decided. `result`: `step`, `result` (StepResult), `reused`.
+`worked`: what its work came to, before the check (`worked.py`). `ended`: its attempt is over. `decision`, `question`,
+`approval`: as decided, asked and answered. `result`: `step`, `result` (StepResult), `reused`.
 `rerun`: `steps` that must run anew, and their `generation`. `claim`: who took the workflow. `plan`: `hash`.
-`begun`: a flow run has taken it over, with what holds for that part. `closed`: how that part ended (`statekeeping.py`).
+`begun`: a flow run has taken it over, with what holds for that part. `closed`: how that ended (`statekeeping.py`).
+`budget`: `limits` that a person gave to the run or a `step`, and what was `written` in the prompt then. `spent`: what
+no result tells, of an attempt that failed or was stopped (`step`, `attempt`, `containers`, `usd`) or of time.
 """
 SIGNS = 8
 """Hexadecimal digits of a record's checksum, which stands before it with one space between."""
@@ -69,10 +75,13 @@ class Journal:
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.size = _ready(self._handle)
         """Bytes of the file: where the next record begins."""
+        self.heard: Callable[[str, dict[str, Any]], None] | None = None
+        """Told the kind and the fields of each record once it is written, by the thread that wrote it."""
 
     def append(self, kind: Kind, *, durable: bool = False, **fields: Any) -> None:
         """Add a record of plain JSON values; `durable` waits for the disk. OSError where the disk takes no more."""
-        body = canonical({"kind": kind, "at": round(time.time(), 6), **fields})
+        # A decision brings its own time along, which is as good; one of 0 is none.
+        body = canonical({**fields, "kind": kind, "at": fields.get("at") or round(time.time(), 6)})
         line = b"%08x %s\n" % (zlib.crc32(body), body)
         with self._lock:
             written = os.write(self._handle, line)
@@ -83,6 +92,8 @@ class Journal:
             self.size += written
         if durable:
             os.fdatasync(self._handle)
+        if self.heard:
+            self.heard(kind, fields)
 
     def close(self) -> None:
         """Close the file."""

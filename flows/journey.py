@@ -15,32 +15,35 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from workflowmaster import policies
 from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.blocks.owner import Owner
 from workflowmaster.blocks.workspace import Store, WorkspaceError, remove_tree
-from workflowmaster.flows import adoption, evidence, folders, steady
+from workflowmaster.flows import adoption, evidence, failurerules, folders, steady
 from workflowmaster.flows.admitting import admit, pin
 from workflowmaster.flows.asking import Options, plan_of
 from workflowmaster.flows.audit import AuditLog
 from workflowmaster.flows.audit import insist as insist_on_log
 from workflowmaster.flows.claim import Claim, NeedsPerson, take
 from workflowmaster.flows.clearing import Clearing
+from workflowmaster.flows.deciding import Deciding
 from workflowmaster.flows.enforcement import insist
 from workflowmaster.flows.folders import Folder
 from workflowmaster.flows.journal import Journal
 from workflowmaster.flows.keeping import Keeping
-from workflowmaster.flows.networking import Networking, granted, need_proxy
+from workflowmaster.flows.limiting import effective
+from workflowmaster.flows.metering import Meter
+from workflowmaster.flows.networking import Networking, need_proxy
 from workflowmaster.flows.past import Past, past
-from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult
+from workflowmaster.flows.plan import Decision, Limits, Noun, Plan, StepResult
 from workflowmaster.flows.scheduling import ancestors
 from workflowmaster.flows.sealing import Sealing
 from workflowmaster.flows.secretkeeping import Secrets, resolve
 from workflowmaster.flows.sweeping import emptied, remove_own
 from workflowmaster.flows.unmet import refuse_unmet
+from workflowmaster.flows.vigil import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -51,8 +54,6 @@ if TYPE_CHECKING:
     from workflowmaster.flows.state import WorkflowState
     from workflowmaster.flows.stopping import Asked
     from workflowmaster.policies import SecurityPolicy
-
-N = TypeVar("N", int, float)
 
 STEP_USER = 1000
 """Uid and gid that steps run as when the orchestrator is root: the step image's own user."""
@@ -118,6 +119,12 @@ class Journey:
     keys: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     """Step id → commit it starts from."""
+    grown: dict[str, Limits] = field(default_factory=dict)
+    """Step id → what its next attempt gets, where a failure or a person has made it more than the step had at first."""
+    caps: dict[str, Limits] = field(default_factory=dict)
+    """Step id → the most it may grow to, where the server's document of its policy says so."""
+    kept: dict[str, str] = field(default_factory=dict)
+    """Step id → commit of what its failed attempt left, where `on-retry: keep` starts the next one from it."""
     passed: set[str] = field(default_factory=set)
     """Steps that what needs them may build on: completed, or given up with leave to go on."""
     receipts: dict[str, tuple[Receipt, ...]] = field(default_factory=dict)
@@ -164,6 +171,9 @@ class Journey:
         self.network = Networking(self)
         """The way to the hosts that steps may reach."""
         self.keeping = Keeping(self)
+        self.health = Watch(self)
+        self.deciding = Deciding(self)
+        self.budget = Meter(self.plan, self.settings, self.past.ledger, lambda: steady.now() - self.started_at)
         self.steps = {step.id: step for step in self.plan.tasks}
         self.ancestors = ancestors(self.plan.tasks)
 
@@ -179,7 +189,8 @@ class Journey:
 
     def state(self, **changes: object) -> WorkflowState:
         """Draw the state as it stands."""
-        return self.keeping.state().model_copy(update={"seconds": steady.now() - self.started_at, **changes})
+        known = {"seconds": steady.now() - self.started_at, "budget": self.budget.account()}
+        return self.keeping.state().model_copy(update={**known, **changes})
 
     def save(self, state: WorkflowState, *, durable: bool = False) -> None:
         """Keep how this part of the run has ended; of a workflow that was lost it is another's to write."""
@@ -240,7 +251,7 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
     plan = fixed.plan if fixed else edited or (resume.plan() if resume else plan_of(options, settings))
     engine, held = Engine(), "lock" if fixed else "record" if resume else ""
     known = fixed.images if fixed else _record(resume).images if resume else {}
-    limits, images, secrets = _admitted(plan, options, settings, engine, (held, known))
+    limits, images, secrets = admitted(plan, options, settings, engine, (held, known))
     if not (fixed or resume):
         # As the compiler has read them: typed, and with the defaults of those that were not given.
         options = options.model_copy(update={"inputs": plan.input_values})
@@ -274,7 +285,7 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
             past=recorded,
             decisions=list(recorded.decisions),
             adopting=adopting,
-            attempts=adopting.earlier(resume.attempts(plan.ids)) if resume else {},
+            attempts=adopting.earlier(recorded.tried(resume.attempts(plan.ids))) if resume else {},
             exported=(resume.state().commit or None) if resume else None,
             # The last thing that can fail, because it leaves a pin in the user's repository.
             store=_store(folder, options, user),
@@ -283,13 +294,19 @@ def prepare(  # noqa: PLR0913 - where a plan may come from, and who holds the wo
         return journey
 
 
-def _admitted(
+def admitted(
     plan: Plan, options: Options, settings: Settings, engine: Engine, held: tuple[str, Mapping[str, str]]
 ) -> tuple[dict[str, SecurityPolicy], dict[str, str], Secrets]:
-    """Return the steps' limits, their images' ids and their secrets; `held` is what holds images, and to which ids."""
-    refuse_unmet(plan)
+    """Return the steps' limits, their images' ids and their secrets; `held` is what holds images, and to which ids.
+
+    Raises what `prepare` does for a plan that cannot be run here.
+    """
     _need_agent(plan, options.agent or settings.agent)
     limits = {step.id: effective(step, settings) for step in plan.tasks}
+    refuse_unmet(plan, limits)
+    if settings.own_failure_rules:
+        # A rule that is wrong is told now, and not when something has failed.
+        failurerules.load(settings.own_failure_rules)
     images = pin(plan, engine, held[1])
     admit(plan, limits, images, settings, by=held[0])
     secrets = resolve(plan)
@@ -351,25 +368,6 @@ def _undone(folder: Folder, claim: Claim | None, *, new: bool) -> Iterator[Claim
         if new:
             remove_tree(folder.path)
         raise
-
-
-def effective(step: Step, settings: Settings, base: SecurityPolicy | None = None) -> SecurityPolicy:
-    """Return the limits a step runs under. A setting above the policy's grant changes nothing: it can only lower."""
-    policy = base or policies.load(step.policy, settings.own_policies)
-    wanted = step.resources
-    ceiling = None if settings.max_memory_mb is None else settings.max_memory_mb * 2**20
-    return policies.lower(
-        granted(policy, step.network),
-        memory=min([policy.memory, *_given(wanted.memory, ceiling)]),
-        cpus=min([policy.cpus, *_given(wanted.cpus, settings.max_cpu_cores)]),
-        pids=wanted.pids,
-        disk=wanted.disk,
-        wall_seconds=step.timeout_seconds if step.in_container else None,
-    )
-
-
-def _given(*wishes: N | None) -> list[N]:
-    return [wish for wish in wishes if wish is not None]
 
 
 def _need_agent(plan: Plan, agent: str) -> None:

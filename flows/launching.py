@@ -1,21 +1,29 @@
-"""The commands that run something: `run`, `resume`, `approve`."""
+"""The commands that run something: `run` and `resume`."""
 
 from __future__ import annotations
 
-import getpass
 import json
 import signal
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflowmaster.flows import folders, offering, repairing, report, resuming, running, serving
-from workflowmaster.flows.asking import BadOption, Options, inputs, plan_of
-from workflowmaster.flows.audit import AuditLog
-from workflowmaster.flows.claim import Claim, NeedsPerson, take
-from workflowmaster.flows.journal import Journal
-from workflowmaster.flows.journey import Journey, Record, prepare
+from workflowmaster.flows import (
+    folders,
+    granting,
+    offering,
+    overdue,
+    repairing,
+    report,
+    resuming,
+    running,
+    serving,
+    standing,
+)
+from workflowmaster.flows.asking import Options, inputs, plan_of
+from workflowmaster.flows.claim import Claim, take
+from workflowmaster.flows.journey import Journey, prepare
 from workflowmaster.flows.progress import Progress
 from workflowmaster.flows.settings import Settings, load
 
@@ -48,72 +56,47 @@ def run(given: argparse.Namespace) -> int:
     options = asked_for(given)
     if not Path(options.workspace).is_dir():
         raise NotADirectoryError(f"--workspace {options.workspace}: no such directory")
-    plan_of(options, settings)  # what is wrong with the prompt is said before anything is started
+    # What is wrong with the prompt, or with what is asked of it, is said before anything is started.
+    granting.admit(granting.wanted(given.budget), plan_of(options, settings), settings)
     folder = offering.chosen(given, options)
     if folder:
-        return _again(folder, given, _take(folder, given), kept=False)
+        return go_on(folder, given, take_up(folder, given), kept=False)
     return _go(options, settings, given)
 
 
 def resume(given: argparse.Namespace) -> int:
     """Go on with a run: what finished comes back from its results, the rest runs."""
     folder = folders.find(given.id)
-    return _again(folder, given, _take(folder, given), kept=given.kept, start=given.start)
+    return go_on(folder, given, take_up(folder, given), kept=given.kept, start=given.start)
 
 
-def approve(given: argparse.Namespace) -> int:
-    """Keep a person's answer with the run, and go on with it. An escalated step that is approved is tried again."""
-    folder = folders.find(given.id)
-    record = folders.kept(folder.record, Record)
-    step = _waiting(folder, given.step)
-    answer = f"{'denied' if given.deny else 'approved'} by {getpass.getuser()}"
-    held = _take(folder, given)
-    try:
-        log = AuditLog(folder.audit)
-        changed = record.model_copy(update={"approvals": {**record.approvals, step: answer}})
-        folders.keep(folder.record, changed)
-        with closing(Journal(folder.journal)) as records:
-            records.append("approval", durable=True, step=step, answer=answer)
-        log.append("approval", step=step, answer=answer)
-        log.close()
-    except BaseException:
-        held.close()
-        raise
-    return _again(folder, given, held, kept=True)
-
-
-def _waiting(folder: Folder, name: str | None) -> str:
-    """Return the step that waits for an answer, the named one or the only one."""
-    state = folder.state()
-    waits = {step.id for step in state.plan.tasks if state.step_status(step.id) == "waiting"}
-    # The others wait for these.
-    asks = [step.id for step in state.plan.tasks if step.id in waits and not waits & set(step.needs)]
-    if name in asks or (name is None and len(asks) == 1):
-        return name or asks[0]
-    listed = ", ".join(asks) or "none"
-    if name:
-        raise BadOption(f"--step {name}: {folder.id} has no such step waiting; waiting: {listed}")
-    what = f"more than one step waits ({listed}): name it with --step" if asks else "no step waits"
-    raise NeedsPerson(f"{folder.id}: {what}")
-
-
-def _take(folder: Folder, given: argparse.Namespace) -> Claim:
+def take_up(folder: Folder, given: argparse.Namespace) -> Claim:
     """Claim a workflow, before anything is started for it; with `--wait` as soon as its holder has ended."""
     return take(folder, wait=given.wait, tell=lambda text: None if given.quiet else sys.stderr.write(f"{text}\n"))
 
 
-def _again(folder: Folder, given: argparse.Namespace, held: Claim, *, kept: bool, start: str | None = None) -> int:
+def go_on(folder: Folder, given: argparse.Namespace, held: Claim, *, kept: bool, start: str | None = None) -> int:
     """Go on with a claimed run; unless `kept`, with what its prompt says by now."""
     settings = load()
     try:
         for mend in repairing.before_resume(folder):
             sys.stderr.write(f"repaired: {mend.what}\n")
+        sys.stderr.writelines(f"step {ruled.step} is {ruled.reason}\n" for ruled in overdue.enforce(folder))
         serving.keep_results_in(folder.state().results_place)
         asked = resuming.wish(folder, settings, kept=kept, start=start)
         sys.stderr.writelines(f"{line}\n" for line in asked.told)
+        spent = granting.unaffordable(folder, asked.edited, settings, granting.wanted(given.budget))
+        done = standing.finished(asked, settings)
     except BaseException:
         held.close()
         raise
+    if spent:
+        held.close()
+        return _no_further(given, folder.state(), spent)
+    if done:
+        held.close()
+        _say(given, done)
+        return 0
     return _go(asked.options, settings, given, asked, held)
 
 
@@ -132,6 +115,7 @@ def _go(
             stack.enter_context(held)
         own = stack.enter_context(serving.server())
         opened = _opened(options, settings, asked, held)
+        granting.apply(opened, granting.wanted(given.budget))
         progress = stack.enter_context(Progress(opened.plan, quiet=given.quiet))
         if given.verbose:
             progress.show_logs = True
@@ -160,6 +144,14 @@ def _opened(options: Options, settings: Settings, asked: Wish | None, held: Clai
         opened.abandon()
         raise
     return opened
+
+
+def _no_further(given: argparse.Namespace, state: WorkflowState, why: str) -> int:
+    """Tell that a run would stop again at once, and that nothing was started for it."""
+    sys.stderr.write(f"{state.workflow_id}: {why}\n")
+    if given.json:
+        print(json.dumps(running.answer(state)))
+    return running.BUDGET
 
 
 def _say(given: argparse.Namespace, state: WorkflowState) -> None:

@@ -1,26 +1,22 @@
-"""The commands that read back what runs have left: `list`, `logs`, `report`, `stats`."""
+"""The commands that read back what runs have left: `list`, `logs`, `report`."""
 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.output import follow
-from workflowmaster.flows import folders, report
+from workflowmaster.flows import folders, report, waitinglist
 from workflowmaster.flows.asking import BadOption
 from workflowmaster.flows.claim import claimed
 from workflowmaster.flows.wording import duration, moment
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
 
-    from workflowmaster.blocks.receipt import Receipt
     from workflowmaster.flows.folders import Folder
     from workflowmaster.flows.state import WorkflowState
 
@@ -35,7 +31,9 @@ def out(text: str) -> None:
 
 
 def show_list(given: argparse.Namespace) -> int:
-    """List the runs, the newest first."""
+    """List the runs, the newest first, or what they wait for."""
+    if given.waiting:
+        return waitinglist.show(given)
     rows = [_row(folder) for folder in folders.everything()]
     if given.json:
         out(json.dumps(rows))
@@ -142,95 +140,3 @@ def show_report(given: argparse.Namespace) -> int:
     else:
         Path(given.output).write_text(text, encoding="utf-8")
     return 0
-
-
-def stats(given: argparse.Namespace) -> int:
-    """Count runs, steps, attempts and containers, with the times they took."""
-    # One that is asked for by name and lost is an error; among all of them it only cannot be counted.
-    states = [folders.find(given.id).state()] if given.id else _readable()
-    numbers = counted(states)
-    if given.json:
-        out(json.dumps(numbers))
-        return 0
-    starts = numbers.pop("container_starts")
-    for key, value in numbers.items():
-        out(f"{key:<24} {value if not isinstance(value, dict) else ', '.join(f'{k} {v}' for k, v in value.items())}")
-    for name, one in starts.items():
-        told = ", ".join(f"{part} {_shown(one[f'{part}_seconds'])}" for part in ("start", "parked", "begin"))
-        out(f"{name}: {one['count']} containers; median / p95 in seconds: {told}")
-    return 0
-
-
-def _readable() -> list[WorkflowState]:
-    conditions = [folder.condition() for folder in folders.everything()]
-    for state, wrong in conditions:
-        if state is None:
-            sys.stderr.write(f"not counted: {wrong}\n")
-    return [state for state, _ in conditions if state]
-
-
-def _shown(pair: dict[str, float | None]) -> str:
-    return " / ".join("-" if value is None else f"{value:.3f}" for value in pair.values())
-
-
-def counted(states: Iterable[WorkflowState]) -> dict[str, Any]:
-    """Return the statistics of some runs. Durations are seconds; quantiles are None without a single value."""
-    known = list(states)
-    results = [result for state in known for result in state.results.values()]
-    receipts = [receipt for result in results for receipt in result.receipts]
-    steps = Counter(result.status for result in results)
-    return {
-        "workflows": len(known),
-        "workflow_status": dict(Counter(state.status for state in known)),
-        "total_tasks": sum(len(state.plan.tasks) for state in known),
-        "completed_tasks": steps["completed"],
-        "failed_tasks": steps["failed"],
-        "skipped_tasks": steps["skipped"],
-        "blocked_tasks": steps["blocked"],
-        "reused_tasks": sum(len(state.reused) for state in known),
-        "retries": sum(result.attempts - 1 for result in results),
-        "autonomous_decisions": sum(len(state.decisions) for state in known),
-        "container_executions": len(receipts),
-        "container_seconds": round(sum(receipt.seconds for receipt in receipts), 3),
-        "step_seconds": _quantiles([result.seconds for result in results if result.receipts]),
-        "workflow_seconds": _quantiles([state.seconds for state in known]),
-        "container_starts": _starts(receipts),
-    }
-
-
-def _starts(receipts: Iterable[Receipt]) -> dict[str, dict[str, Any]]:
-    """Return, by image and policy, how long containers take to be there: quantiles in seconds.
-
-    `start` is from asking the engine until the container is parked, `parked` from then to go, `begin` from go to the
-    command's first instruction.
-    """
-    groups: dict[str, list[Receipt]] = {}
-    for one in receipts:
-        # What ran before these were measured has no start, and would count as one that took no time.
-        if one.start_seconds is not None:
-            groups.setdefault(f"{one.image or one.image_id[7:19]} {one.policy}", []).append(one)
-    return {
-        name: {
-            "count": len(group),
-            "start_seconds": _median_p95([one.start_seconds for one in group if one.start_seconds is not None]),
-            "parked_seconds": _median_p95([one.parked_seconds for one in group]),
-            "begin_seconds": _median_p95([one.begin_seconds for one in group if one.begin_seconds is not None]),
-        }
-        for name, group in sorted(groups.items())
-    }
-
-
-def _median_p95(values: list[float]) -> dict[str, float | None]:
-    if len(values) < 2:
-        only = round(values[0], 4) if values else None
-        return {"median": only, "p95": only}
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return {"median": round(cuts[49], 4), "p95": round(cuts[94], 4)}
-
-
-def _quantiles(values: list[float]) -> dict[str, float | None]:
-    if len(values) < 2:
-        only = round(values[0], 3) if values else None
-        return {"p50": only, "p90": only, "p99": only}
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return {"p50": round(cuts[49], 3), "p90": round(cuts[89], 3), "p99": round(cuts[98], 3)}

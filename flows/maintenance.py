@@ -24,7 +24,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed
 
-from workflowmaster.flows import ceasing, claim, folders, orphans, stopping, taskrows
+from workflowmaster.flows import ceasing, claim, folders, orphans, recalling, stopping, suspending, taskrows
 from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.plaintext import one_line
 from workflowmaster.flows.refusals import PERSON
@@ -58,6 +58,7 @@ async def recover_orphans(dry_run: bool = False) -> list[dict[str, Any]]:
             return await _recovered(orphan, settings, dry_run=dry_run)
 
     done = list(await asyncio.gather(*map(one, found)))
+    done += await _carried_out(dry_run=dry_run)
     if not dry_run:
         done += await _close_rows_of_the_ended()
     for line in done:
@@ -147,6 +148,18 @@ def _closed(folder: Folder) -> tuple[str, str]:
     return "closed", state.reason
 
 
+async def _carried_out(*, dry_run: bool) -> list[dict[str, Any]]:
+    """Go on with runs whose questions were answered while nobody worked on them."""
+    done = []
+    for folder, reason in await recalling.answered(enforce=not dry_run):
+        known = {"workflow_id": folder.id, "name": folder.plan().name, "action": "would be resumed", "reason": reason}
+        if not dry_run:
+            action, wrong = await asyncio.to_thread(resume, folder)
+            known |= {"action": action, "reason": wrong or reason}
+        done.append(known)
+    return done
+
+
 async def _close_rows_of_the_ended() -> list[dict[str, Any]]:
     """Close flow runs that say `Running` although their workflow has ended: it was killed after its last word.
 
@@ -161,6 +174,8 @@ async def _close_rows_of_the_ended() -> list[dict[str, Any]]:
         # Looked at again after the state: who has begun to work on it since, has its row.
         if state.status == "running" or state.flow_run_id != run.id or claim.holder_of(folder):
             continue
+        if state.status == "waiting" and await suspending.responses(run.id):
+            continue  # what was filled in there could not be carried out yet, and must not be asked again
         final = _final(state.status, state.reason)
         if await taskrows.end_run(run.id, final):
             ended = f"it has ended: {state.status}"

@@ -24,6 +24,7 @@ from workflowmaster.blocks.request import OUT, SCRATCH, WORKSPACE, ContainerRequ
 from workflowmaster.flows import evidence
 from workflowmaster.flows.folders import safe
 from workflowmaster.flows.invocation import argv
+from workflowmaster.flows.limiting import larger
 from workflowmaster.policies import PolicyError
 
 if TYPE_CHECKING:
@@ -167,8 +168,12 @@ class Parking:
                 return
             taken = (self._waiting, self.journey.running, self.journey.adopting.waiting)
             if step.in_container and not any(step.id in one for one in taken):
-                self._under[step.id] = self.journey.policies[step.id]
+                self._under[step.id] = self.policy(step)
                 self._waiting[step.id] = self.park(step, self._first(step), "work")
+
+    def policy(self, step: Step) -> SecurityPolicy:
+        """Return what a step's next attempt runs under: the step's limits, and what a decision has added to them."""
+        return larger(self.journey.policies[step.id], self.journey.grown.get(step.id))
 
     def _first(self, step: Step) -> int:
         """Return the number of the first attempt that this part of the run makes."""
@@ -184,11 +189,11 @@ class Parking:
                 log.warning("parking a container for %s failed, starting it anew: %s", step.id, error)
             except PolicyError:
                 # Refused by the limits that hold, it is refused for good. The server may have others since.
-                if self._under.get(step.id) == self.journey.policies[step.id]:
+                if self._under.get(step.id) == self.policy(step):
                     raise
             else:
                 request = parked.container.request
-                fits = request.policy == self.journey.policies[step.id]
+                fits = request.policy == self.policy(step)
                 if fits and deadline.in_time(request.labels, step.timeout_seconds):
                     return parked
                 # The server's document of the policy came after this one was parked, and its limits are not those; or
@@ -213,7 +218,7 @@ class Parking:
     def park(self, step: Step, attempt: int, purpose: str) -> Future[Parked]:
         """Begin to create, start and park a container for one attempt, in a thread."""
         journey = self.journey
-        policy = journey.policies[step.id]
+        policy = self.policy(step)
         tree = self.trees.reserve(step) if policy.workspace != "none" else None
         name = self._name(step, attempt, purpose)
         user = container_user(journey, policy.user)
@@ -248,7 +253,8 @@ class Parking:
     ) -> ContainerRequest:
         """Return what is asked of the engine for one attempt."""
         journey = self.journey
-        policy, user = journey.policies[step.id], container_user(journey, journey.policies[step.id].user)
+        policy = self.policy(step)
+        user = container_user(journey, policy.user)
         mounts = list(exchange.mounts)
         if tree:
             mounts.append(Mount(tree.path, WORKSPACE, writable=policy.workspace in ("rw", "copy")))

@@ -245,8 +245,11 @@ class Plan(Noun):
 
     @property
     def workflow_hash(self) -> str:
-        """SHA-256 (hex) over everything but the prompt's path."""
-        body = self.model_dump(mode="json", exclude={"prompt": {"path"}})
+        """SHA-256 (hex) over everything but the prompt's path and what is as by default.
+
+        A later version has fields that a kept plan has not, and must not take it for a damaged one.
+        """
+        body = self.model_dump(mode="json", exclude={"prompt": {"path"}}, exclude_defaults=True)
         return hashlib.sha256(canonical(body)).hexdigest()
 
     def step(self, step_id: str) -> Step:
@@ -306,6 +309,8 @@ class Failure(Noun):
     """What said so: `receipt:oom`, `rule:dns`, `model:3`."""
     retry_after: float | None = None
     """Seconds that whoever refused asked to be left alone, where it said so."""
+    advice: str = ""
+    """What a person can do about it, in one sentence, where the rule that said so knows."""
 
 
 class Limits(Noun):
@@ -336,6 +341,17 @@ class Decision(Noun):
     """The attempt that failed, counted over all parts of the run."""
     at: float = 0.0
     """Unix time, seconds."""
+
+
+class Account(Noun):
+    """What a run may use and has used, by `minutes`, `attempts`, `container-minutes` and `usd`; see `budgets.py`."""
+
+    limit: dict[str, int | float] = {}
+    """Of the run, and as `STEP:minutes` of a step; what is not named is not limited."""
+    spent: dict[str, int | float] = {}
+    """In all parts of the run together, by the same names."""
+    over: tuple[str, ...] = ()
+    """Limits that are reached: `minutes`, or `STEP:minutes` for a step's own."""
 
 
 def canonical(value: Any) -> bytes:

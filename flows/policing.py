@@ -78,7 +78,7 @@ def effective(lineage: tuple[Link, ...], settings: Settings) -> dict[str, Any]:
 
 def _lowered(policy: SecurityPolicy, settings: Settings) -> SecurityPolicy:
     """Lower a policy as a run would for a step that asks for nothing itself."""
-    from workflowmaster.flows.journey import effective as limits_of
+    from workflowmaster.flows.limiting import effective as limits_of
     from workflowmaster.flows.plan import Source, Step
 
     asks_nothing = Step(id="shown", name="shown", kind="setup", source=Source(line=1, end_line=1))

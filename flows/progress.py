@@ -12,24 +12,26 @@ import os
 import sys
 import threading
 import time
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final, Self
 
 from workflowmaster.flows.plaintext import one_line, plain
-from workflowmaster.flows.wording import GLYPHS, STEP_WORDS, counted, duration
+from workflowmaster.flows.tracker import OPEN, SIGNS, WORDS, Tracker, place_of, worth_showing
+from workflowmaster.flows.wording import counted, duration, listed, next_attempt
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
+    from rich.table import Table
 
-    from workflowmaster.flows.plan import Plan, StepResult, StepStatus
+    from workflowmaster.flows.plan import Decision, Plan, StepResult
+    from workflowmaster.flows.tracker import Place, Task
 
 REFRESH_PER_SECOND: Final = 4
 OTHER_LINES: Final = 4
 """Lines of the terminal that the rows may not take: head, counts, and room for the shell's prompt."""
-STYLES: Final[dict[StepStatus, str]] = {
+STYLES: Final[dict[Place, str]] = {
     "completed": "green",
+    "reused": "green",
     "failed": "bold red",
     "waiting": "yellow",
     "in_progress": "cyan",
@@ -39,29 +41,12 @@ STYLES: Final[dict[StepStatus, str]] = {
 }
 
 
-@dataclass
-class Running:
-    """A step that is working now."""
-
-    attempt: int
-    since: float
-    """Monotonic time of its start, in seconds."""
+FIXED: Final = {"state": 11, "try": 3, "time": 11}
+"""Widths of the columns that are never shortened."""
 
 
-@dataclass
-class Board:
-    """What is known at this moment; changed under the lock of `Progress`."""
-
-    running: OrderedDict[str, Running] = field(default_factory=OrderedDict)
-    finished: OrderedDict[str, StepResult] = field(default_factory=OrderedDict)
-    """In the order in which they ended."""
-
-    def counts(self, total: int) -> Counter[str]:
-        """Return how many of `total` steps stand how; `pending` is the rest."""
-        counts: Counter[str] = Counter(result.status for result in self.finished.values())
-        counts["in_progress"] = len(self.running)
-        counts["pending"] = max(0, total - len(self.running) - len(self.finished))
-        return counts
+_Row = tuple[str, str, str, str, float, str]
+"""Sign and word, their style, the step's id, the attempt, seconds, and the note."""
 
 
 class Progress:
@@ -82,7 +67,7 @@ class Progress:
         self._quiet = quiet
         self.show_logs = show_logs
         self._lock = threading.Lock()
-        self._board = Board()
+        self._tracker = Tracker(plan)
         self._began = time.monotonic()
         wanted = _can_redraw(self._stream) if live is None else live
         self._live: Live | None = self._start() if wanted and not quiet else None
@@ -90,11 +75,17 @@ class Progress:
     def step_started(self, step_id: str, attempt: int = 1) -> None:
         """Say that a step began an attempt, counted from 1."""
         with self._lock:
-            self._board.running[step_id] = Running(attempt, time.monotonic())
-            # A retried step is running again and must not be counted twice.
-            self._board.finished.pop(step_id, None)
+            self._tracker.started(step_id, attempt, time.monotonic())
         tries = f"attempt {attempt}, " if attempt > 1 else ""
         self._line("in_progress", step_id, f"({tries}{self._policies.get(step_id, '')})")
+
+    def step_decided(self, decision: Decision) -> None:
+        """Say what was decided about a failed attempt, and when the next one begins."""
+        with self._lock:
+            self._tracker.decided(decision, time.monotonic())
+        what = f"{decision.verb} {next_attempt(decision)}" if decision.verb == "retry" else decision.verb
+        if not self._quiet:
+            self._say(f"→ decided   {one_line(decision.step, 60)}: {what}; {one_line(decision.reason, 200)}")
 
     def step_log(self, step_id: str, line: str) -> None:
         """Show a line of a step's output; nothing unless `show_logs` is set."""
@@ -104,10 +95,10 @@ class Progress:
     def step_finished(self, result: StepResult) -> None:
         """Say how a step ended."""
         with self._lock:
-            self._board.running.pop(result.step, None)
-            self._board.finished[result.step] = result
+            self._tracker.finished(result, time.monotonic())
+            place = self._tracker[result.step].place
         reason = f": {one_line(result.reason, 160)}" if result.reason else ""
-        self._line(result.status, result.step, f"in {duration(result.seconds)}{reason}")
+        self._line(place, result.step, f"in {duration(result.seconds)}{reason}")
 
     def note(self, text: str) -> None:
         """Show a message of our own, such as a decision, above the table."""
@@ -129,9 +120,9 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _line(self, status: StepStatus, step_id: str, more: str) -> None:
+    def _line(self, place: Place, step_id: str, more: str) -> None:
         if self._live is None and not self._quiet:
-            self._say(f"{GLYPHS[status]} {STEP_WORDS[status]:9} {self._label(step_id)} {more}")
+            self._say(f"{SIGNS[place]} {WORDS[place]:9} {self._label(step_id)} {more}")
 
     def _label(self, step_id: str) -> str:
         return one_line(f"{step_id}  {self._names.get(step_id, '')}", 70)
@@ -168,51 +159,55 @@ class Progress:
         from rich.text import Text
 
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
-        table.add_column("state", no_wrap=True)
-        table.add_column("step", no_wrap=True, overflow="ellipsis", ratio=1)
-        table.add_column("try", justify="right", no_wrap=True)
-        table.add_column("time", justify="right", no_wrap=True)
-        table.add_column("policy", no_wrap=True)
         rows, counts = self._rows(max(1, console.size.height - OTHER_LINES))
-        for status, step_id, attempt, seconds in rows:
-            state = Text(f"{GLYPHS[status]} {STEP_WORDS[status]}", style=STYLES[status])
-            policy = Text(self._policies.get(step_id, ""), style="dim")
-            table.add_row(state, Text(self._label(step_id)), str(attempt), duration(seconds), policy)
-        return Group(table, Text(counts, style="dim", no_wrap=True, overflow="ellipsis"))
+        _columns(table, console.size.width, max((len(row[-1]) for row in rows), default=0))
+        for sign, style, step_id, attempt, seconds, note in rows:
+            shown = Text(self._label(step_id)), attempt, duration(seconds), Text(note, style="dim")
+            table.add_row(Text(sign, style=style), *shown)
+        return Group(table, *(Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in counts))
 
-    def _rows(self, most: int) -> tuple[list[tuple[StepStatus, str, int, float]], str]:
-        """Return at most `most` rows: what ended last, then what runs; and the line of counts."""
+    def _rows(self, most: int) -> tuple[list[_Row], list[str]]:
+        """Return at most `most` rows: what ended last, then what is under way; and the lines of counts."""
         now = time.monotonic()
         with self._lock:
-            running = [(name, run.attempt, now - run.since) for name, run in self._board.running.items()]
-            ended = _worth_showing(list(self._board.finished.values()), max(0, most - len(running)))
-            counts = self._board.counts(len(self._names))
-        rows: list[tuple[StepStatus, str, int, float]] = [(r.status, r.step, r.attempts, r.seconds) for r in ended]
-        rows += [("in_progress", name, attempt, seconds) for name, attempt, seconds in running]
-        return rows[-most:], self._counts(counts, now)
+            counts = self._counts(now)
+            most -= len(counts) - 1
+            under_way = self._tracker.under_way()
+            ended = worth_showing(map(self._tracker.__getitem__, self._tracker.ended), max(0, most - len(under_way)))
+            rows = [self._row(task, now) for task in (*ended, *under_way)]
+        return rows[-max(1, most) :], counts
 
-    def _counts(self, counts: Counter[str], now: float) -> str:
-        order: tuple[StepStatus, ...] = (
-            "completed",
-            "failed",
-            "skipped",
-            "blocked",
-            "waiting",
-            "in_progress",
-            "pending",
-        )
-        found = ", ".join(f"{counts[status]} {STEP_WORDS[status]}" for status in order if counts[status])
-        return f"{counted(len(self._names), 'step')}: {found or 'none'}; {duration(now - self._began)}"
+    def _row(self, task: Task, now: float) -> _Row:
+        sign, word = place_of(task)
+        style = STYLES["waiting"] if task.between else STYLES[task.place]
+        seconds = now - task.since if task.place in OPEN else task.seconds
+        return f"{sign} {word}", style, task.id, str(task.attempt or ""), seconds, self._note(task, now)
+
+    def _note(self, task: Task, now: float) -> str:
+        """Return what a person should know of a step besides its place."""
+        if task.due is not None:
+            return f"again in {duration(max(0.0, task.due - now))}: {one_line(task.why, 160)}"
+        if task.place == "blocked":
+            return f"by {listed([one_line(name, 40) for name in self._tracker.behind(task.id)])}"
+        return one_line(task.reason, 160) or self._policies.get(task.id, "")
+
+    def _counts(self, now: float) -> list[str]:
+        """Return the line of counts, and one of the phases where there are several."""
+        tracker = self._tracker
+        line = f"{counted(tracker.total, 'step')}: {tracker.summary()}; {duration(now - self._began)}"
+        return [line, f"phases: {phases}"] if (phases := tracker.progress()) else [line]
 
 
-def _worth_showing(ended: list[StepResult], room: int) -> list[StepResult]:
-    """Return at most `room` results in the order they ended: failures first get half of it, the latest the rest."""
-    # A failure that has scrolled away is the one thing a person would have to ask for again.
-    failed = [n for n, result in enumerate(ended) if result.status == "failed"]
-    chosen = set(failed[len(failed) - min(len(failed), room // 2) :])
-    latest = [n for n in range(len(ended)) if n not in chosen]
-    chosen.update(latest[max(0, len(latest) - room + len(chosen)) :] if room > len(chosen) else [])
-    return [ended[n] for n in sorted(chosen)]
+def _columns(table: Table, width: int, longest: int) -> None:
+    """Give a table its columns. `longest` is the longest note: it gets what it needs up to the larger half."""
+    # Left to rich, a long note would shorten all columns alike, and every word of the table with them.
+    room = width - sum(FIXED.values()) - 2 * (len(FIXED) + 2)
+    note = min(max(10, longest), max(10, room * 3 // 5))
+    widths = FIXED | {"step": max(10, room - note), "note": note}
+    for name in ("state", "step", "try", "time", "note"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=widths[name])
+    for right in (table.columns[2], table.columns[3]):
+        right.justify = "right"
 
 
 def _can_redraw(stream: IO[str]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final
 
+from workflowmaster.flows import decided
 from workflowmaster.flows.quoting import bounded, code, fence, inline, neutral, prose, table, title
 from workflowmaster.flows.reading import Outcome, Row, read
 from workflowmaster.flows.reportparts import change_size, criterion_state
@@ -114,7 +115,7 @@ def _is_check(row: Row) -> bool:
 
 
 def _decisions(outcome: Outcome) -> str:
-    lines = [f"- {code(d.step)}: {d.verb}, because {inline(d.reason)}" for d in outcome.state.decisions]
+    lines = list(map(decided.told, outcome.state.decisions))
     return "\n".join(lines[:MOST_LISTED])
 
 

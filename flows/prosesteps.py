@@ -169,7 +169,8 @@ class Maker:
         if self.context.front.keys.retries:
             return retries(_UNSAID, self.context)
         options = self.context.options
-        return Retries(max=options.max_retries, backoff=options.backoff)
+        asked = self.context.front.keys.on_failure == "retry"
+        return Retries(max=options.max_retries, backoff=options.backoff, automatic=not asked)
 
 
 _UNSAID: Read[StepAttributes] = Read(StepAttributes())

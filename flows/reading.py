@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from workflowmaster.flows import budgets
 from workflowmaster.flows.plaintext import one_line
 from workflowmaster.flows.wording import WORKFLOW_WORDS, counted, duration, listed
 
@@ -149,6 +150,8 @@ class Outcome:
             return f"workflowmaster approve {shlex.quote(state.workflow_id)}"
         if culprit and culprit.status == "failed" and state.status in ("failed", "partial"):
             return f"workflowmaster logs {shlex.quote(state.workflow_id)} --step {shlex.quote(culprit.step.id)}"
+        if state.status == "paused" and state.budget and state.budget.over:
+            return budgets.command(state.workflow_id, state.budget)
         return f"workflowmaster resume {shlex.quote(state.workflow_id)}"
 
     def decisions(self, step_id: str) -> list[Decision]:
@@ -197,11 +200,21 @@ def _what_happened(outcome: Outcome) -> str:
     spent = f" in {duration(state.seconds)}" if state.seconds else ""
     done = counts["completed"]
     if state.status == "completed":
-        rest = f", {counts['skipped']} skipped by their condition" if counts["skipped"] else ""
+        rest = "".join(f", {count} {how}" for how, count in _left_out(outcome).items() if count)
         return (f"{counted(done, 'step')} done" if rest or total == 1 else f"all {total} steps done") + rest + spent
     culprits = [row.step.id for row in outcome.rows if row.status in ("failed", "waiting")]
     named = f"{listed([one_line(c, 40) for c in culprits], 3)} {_verb(outcome)}" if culprits else "it stopped"
     return f"{named}; {done} of {counted(total, 'step')} done{spent}"
+
+
+def _left_out(outcome: Outcome) -> dict[str, int]:
+    """Count the skipped steps by how they came to be: one that has run has failed, and was given up."""
+    skipped = [row for row in outcome.rows if row.status == "skipped"]
+    given_up = sum(bool(row.result and row.result.receipts) for row in skipped)
+    answered = sum(row.reason.startswith("skipped by ") for row in skipped if not (row.result and row.result.receipts))
+    rest = len(skipped) - given_up - answered
+    words = ("skipped by their condition", "given up after they failed", "skipped by an answer")
+    return dict(zip(words, (rest, given_up, answered), strict=True))
 
 
 def _verb(outcome: Outcome) -> str:

@@ -27,6 +27,10 @@ Verdict = Literal[
 ]  # fmt: skip
 
 
+LINE = 160
+"""Characters of a decisive line that are shown."""
+
+
 class Try(Noun):
     """One failed attempt, and what was decided about it."""
 
@@ -150,9 +154,17 @@ def _result(trail: Trail) -> StepResult | None:
 
 def _tries(trail: Trail) -> Iterable[Try]:
     for one in trail.decisions:
-        factors = one.get("factors", {})
-        said = {"verb": one["verb"], "reason": one["reason"], "failure": str(factors.get("failure", ""))}
-        yield Try(attempt=int(factors.get("attempt", 0)), **said)
+        factors, known = one.get("factors", {}), one.get("failure")
+        # An older version had its failure, in words, and the attempt among the factors.
+        said = _spoken(known) if isinstance(known, dict) else str(factors.get("failure", ""))
+        number = int(one.get("attempt") or factors.get("attempt", 0))
+        yield Try(attempt=number, verb=one["verb"], reason=one["reason"], failure=said)
+
+
+def _spoken(failure: Mapping[str, Any]) -> str:
+    """Say what a failure was: its class, and the first line that decided."""
+    first = next(iter(failure.get("lines", ())), "")
+    return f"{failure['cls'].replace('_', ' ')}: {first[:LINE]}" if first else failure["cls"].replace("_", " ")
 
 
 def _open(run: Run, step: Step, trail: Trail) -> tuple[Verdict, str]:
@@ -180,7 +192,7 @@ def _ended(run: Run, step: Step, result: StepResult, changed: tuple[Change, ...]
     if result.status == "skipped":
         return "skipped", _of_others(run, step, result, ("skipped",))
     if result.status == "waiting":
-        asks = step.on_failure == "escalate" and result.reason.startswith("it failed")
+        asks = result.reason.startswith("it failed")
         return ("escalated" if asks else "waiting"), _of_others(run, step, result, ("waiting",))
     return "blocked", _of_others(run, step, result, ("failed", "blocked", "skipped"))
 

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import quote
 
+from workflowmaster.flows import budgets, decided
 from workflowmaster.flows.elements import Markup, element, joined
 from workflowmaster.flows.plaintext import WEB_ADDRESS
 from workflowmaster.flows.wording import counted, short
@@ -36,6 +37,7 @@ def asked_section(outcome: Outcome) -> Markup:
             ("SHA-256", _digest(plan.prompt.sha256)),
             ("Plan", _digest(plan.workflow_hash)),
             ("Policy", plan.policy),
+            ("Budget", budgets.line(state.budget)),
             ("Workspace", element("code", state.workspace) if state.workspace else None),
             ("Started from", _digest(state.base_commit)),
         ],
@@ -92,21 +94,11 @@ def files_section(files: Sequence[ChangedFile]) -> Markup | None:
 
 
 def decisions_section(outcome: Outcome) -> Markup | None:
-    """List what was decided about failures, with reasons and the factors looked at."""
+    """List what was decided about failures, with reasons, and the factors looked at on demand."""
     if not outcome.state.decisions:
         return None
-    rows = [
-        element(
-            "tr",
-            element("td", decision.step, class_="step"),
-            element("td", decision.verb),
-            element("td", decision.reason),
-            element("td", *(_factor(name, value) for name, value in decision.factors.items())),
-        )
-        for decision in outcome.state.decisions
-    ]
-    hint = element("p", "What was done about each failure, and what was looked at.", class_="hint")
-    table = _table(("Step", "Decision", "Reason", "Factors"), rows)
+    hint = element("p", "What was done about each failure, and why.", class_="hint")
+    table = _table(decided.HEAD, decided.rows(outcome.state.decisions), numeric=(1,))
     return element("section", element("h2", "Decisions"), hint, table)
 
 
@@ -210,10 +202,6 @@ def _place(value: str, report: str) -> Markup | None:
     if path.is_absolute() and path.name and path.parent == PurePosixPath(report).parent:
         return element("a", path.name, href=f"./{quote(path.name)}")
     return element("code", value)
-
-
-def _factor(name: str, value: object) -> Markup:
-    return element("span", f"{name} {value}", class_="factor")
 
 
 def _table(head: Sequence[str], rows: Sequence[Markup], *, numeric: Sequence[int] = ()) -> Markup:

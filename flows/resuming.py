@@ -151,10 +151,10 @@ def apply(journey: Journey, asked: Wish) -> None:
     """Make a wish the run's own. The claim is held; nothing has begun."""
     if asked.edited and asked.difference:
         _take_plan(journey, asked.folder, asked.edited, asked.difference)
-        withdraw(journey, [name for name in asked.difference.changed if name in journey.record.approvals])
+        withdraw(journey, (*asked.difference.changed, *asked.difference.gone))
     if asked.again:
         anew(journey, asked.again, f"resume --from {asked.start}")
-        withdraw(journey, [name for name in asked.again if name in journey.record.approvals])
+        withdraw(journey, asked.again)
 
 
 def _take_plan(journey: Journey, folder: Folder, plan: Plan, found: Difference) -> None:
@@ -179,10 +179,14 @@ def anew(journey: Journey, steps: Iterable[str], why: str) -> None:
 
 
 def withdraw(journey: Journey, steps: Iterable[str]) -> None:
-    """Forget what a person answered about steps that are others now: the answer was about what stood there then."""
+    """Forget what was asked and answered about steps that are others now: it was about what stood there then."""
+    book = journey.past.book
     for name in steps:
+        if name not in journey.record.approvals and not book.open_of(name):
+            continue
         journey.journal.append("approval", durable=True, step=name, answer="")
-        journey.audit.append("approval.withdrawn", step=name, answer=journey.record.approvals[name])
+        journey.audit.append("approval.withdrawn", step=name, answer=journey.record.approvals.get(name, ""))
+        book.withdraw(name)
         rest = {step: answer for step, answer in journey.record.approvals.items() if step != name}
         keep(journey, journey.record.model_copy(update={"approvals": rest}))
 

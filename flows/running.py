@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EXITS = {"completed": 0, "partial": 1, "failed": 1, "aborted": 1, "waiting": 3, "paused": 3, "running": 1}
 """Workflow status → exit code of the command that ran it."""
 
-INFRASTRUCTURE, POLICY = 4, 5
+INFRASTRUCTURE, POLICY, BUDGET = 4, 5, 6
 
 
 def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> WorkflowState:
@@ -186,13 +186,19 @@ def answer(state: WorkflowState) -> dict[str, Any]:
         **found,
         "name": state.plan.name,
         "seconds": round(state.seconds, 3),
+        "budget": state.budget.model_dump(mode="json") if state.budget else None,
         "tasks": tasks,
         "decisions": decisions,
     }
 
 
 def exit_code(state: WorkflowState, *, infrastructure: bool, refused: bool = False) -> int:
-    """Return the process's exit code for a run's outcome; what a policy refused goes before all other reasons."""
+    """Return the process's exit code for a run's outcome; what a policy refused goes before all other reasons.
+
+    A run that was stopped for its budget says so even where the engine failed it before: more of it is what it lacks.
+    """
     if state.status == "completed":
         return EXITS[state.status]
+    if state.status == "paused" and state.budget and state.budget.over:
+        return POLICY if refused else BUDGET
     return POLICY if refused else INFRASTRUCTURE if infrastructure else EXITS[state.status]

@@ -83,6 +83,20 @@ class Settings(BaseSettings):
     """Most retries any step gets, and what the skeleton's tasks get when nothing is said."""
     retry_backoff_strategy: Literal["exponential", "linear", "fixed"] = "exponential"
     """How the delay grows from one retry to the next, where a step does not say."""
+    circuit_breaker_threshold: int = Field(default=3, ge=1, le=100)
+    """Failures in a row of the engine, or of GitHub, after which nobody asks it again for a while."""
+    circuit_breaker_seconds: float = Field(default=10, ge=0.1, le=3600)
+    """How long that while is, in seconds; then one looks whether it answers."""
+    engine_patience_seconds: float = Field(default=120, ge=0, le=86_400)
+    """How long an engine that is away is waited for, in seconds, before the run stops and can be resumed."""
+    budget_minutes: float | None = Field(default=None, gt=0)
+    """Minutes that any run may work, at most; a prompt or `--budget` can only say less."""
+    budget_attempts: int | None = Field(default=None, gt=0)
+    """Attempts of steps in containers that any run may make, at most."""
+    budget_container_minutes: float | None = Field(default=None, gt=0)
+    """Minutes that the containers of any run may work, all together, at most."""
+    budget_usd: float | None = Field(default=None, ge=0)
+    """Money that the steps of any run may say they have spent, at most."""
     max_memory_mb: int | None = Field(default=None, ge=6)
     """Memory of any container in MiB at most, below its policy's."""
     max_cpu_cores: float | None = Field(default=None, gt=0)
@@ -109,10 +123,18 @@ class Settings(BaseSettings):
     """Size in MiB at which a file of the audit log is full."""
     audit_retention_days: int = Field(default=90, ge=1)
     """Days after which `clean` drops whole files of the audit log; their checkpoints stay."""
+    approval_timeout_hours: float | None = Field(default=None, gt=0)
+    """Hours that a question to a person stays open. None: until somebody answers."""
+    approval_timeout_action: Literal["wait", "skip", "abort", "deny"] = "deny"
+    """What a question is answered when its time is over. `wait` only marks it as overdue."""
     autonomous_mode: bool = True
-    """Whether a run whose process died may go on without anybody asking: what the flow `recover-orphans` obeys."""
+    """Whether failures are decided on without a person, and dead runs go on without anybody asking. Off: neither."""
+    learning_enabled: bool = True
+    """Whether past failures are learned from, and what was learned has a say in decisions. Rules stay on top."""
     resume_within_hours: float = Field(default=24, gt=0)
     """How long a run may have been dead and still go on by itself."""
+    failure_rules: Paths = ()
+    """Further files, or folders of files, with rules of one's own that say what a failure is (`failurerules`)."""
     commit_author: str = "WorkflowMaster <workflowmaster@localhost>"
     """Author of the commits on the run's branch."""
 
@@ -120,6 +142,12 @@ class Settings(BaseSettings):
     def own_policies(self) -> tuple[Path, ...]:
         """Folders in which policies of one's own lie. Never the repository: who writes prompts must not write these."""
         return (home() / "policies", *(folder.expanduser() for folder in self.policy_folders))
+
+    @property
+    def own_failure_rules(self) -> tuple[Path, ...]:
+        """Files and folders of failure rules of one's own, `failures.yaml` in the state directory first."""
+        here = home() / "failures.yaml"
+        return (*([here] if here.is_file() else []), *(place.expanduser() for place in self.failure_rules))
 
     @classmethod
     def settings_customise_sources(

@@ -1,4 +1,8 @@
-"""The parallel slots of a run, given to the most urgent step that waits for one."""
+"""The parallel slots of a run, given to the most urgent step that waits for one.
+
+Their number may change while they are held: where it falls below the holders nobody is sent away, and slots that are
+given back are not handed on until there are few enough.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,27 @@ class Slots:
     """At most `limit` holders. A semaphore that knows whose turn is next; for one event loop."""
 
     def __init__(self, limit: int) -> None:
-        self._free = limit
+        self._limit = self._free = limit
         self._holders: set[str] = set()
         self._waiting: list[tuple[Any, str, asyncio.Future[None]]] = []
 
     @property
     def free(self) -> int:
-        """Slots that nobody holds or waits for."""
+        """Slots that nobody holds or waits for; below 0 where there are more holders than there may be."""
         return self._free
+
+    @property
+    def limit(self) -> int:
+        """How many there are."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        """Have more of them, which are handed out at once, or fewer."""
+        self._free += limit - self._limit
+        self._limit = limit
+        while self._free > 0 and self._hand_on():
+            self._free -= 1
 
     async def acquire(self, name: str, rank: Any) -> None:
         """Wait for a slot; nothing happens if `name` holds one already. Smaller ranks go first."""
@@ -42,10 +59,15 @@ class Slots:
         if name not in self._holders:
             return
         self._holders.remove(name)
+        if self._free < 0 or not self._hand_on():
+            self._free += 1
+
+    def _hand_on(self) -> bool:
+        """Give a slot to the most urgent one that waits; return whether anybody does."""
         while self._waiting:
-            _, next_name, turn = heapq.heappop(self._waiting)
+            _, name, turn = heapq.heappop(self._waiting)
             if not turn.done():
-                self._holders.add(next_name)
+                self._holders.add(name)
                 turn.set_result(None)
-                return
-        self._free += 1
+                return True
+        return False

@@ -29,7 +29,8 @@ def write(folder: Folder, state: WorkflowState, *, durable: bool = False) -> int
 
 def closing(state: WorkflowState) -> dict[str, Any]:
     """Return what is recorded of a state when a part of the run has ended with it."""
-    return {name: getattr(state, name) for name in ("status", "reason", "seconds", *KEPT)}
+    budget = state.budget.model_dump(mode="json") if state.budget else None
+    return {"budget": budget, **{name: getattr(state, name) for name in ("status", "reason", "seconds", *KEPT)}}
 
 
 def stated(raw: dict[str, Any], folder: Folder) -> WorkflowState:

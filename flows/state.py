@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workflowmaster.flows.plan import Decision, Noun, Plan, Step, StepResult, StepStatus, WorkflowStatus
+from workflowmaster.flows.plan import Account, Decision, Noun, Plan, Step, StepResult, StepStatus, WorkflowStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,6 +42,8 @@ class WorkflowState(Noun):
     generations: dict[str, int] = {}
     """Step id → how often it was made to run anew; part of its key, and kept here for the day the journal is lost."""
     decisions: tuple[Decision, ...] = ()
+    budget: Account | None = None
+    """What it might use and had used when its last part ended; None while its first part runs."""
     base_commit: str = ""
     """The user's commit the workflow started from; empty where the workspace is no repository."""
     branch: str = ""

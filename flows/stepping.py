@@ -128,16 +128,15 @@ def _input_values(context: Context) -> dict[str, str | None]:
 
 
 def retries(read: Read[StepAttributes], context: Context) -> Retries:
-    """Return how a step is retried: its own words, then the file's; nothing said means not at all.
+    """Return how a step is retried: its own words, then the file's; where neither says, it is decided on.
 
-    A command that failed once fails again unless somebody knows better, so only `on-failure: retry` brings the
-    operator's number. That number is also the most any step gets.
+    Nothing said, and `on-failure: retry`, bring the operator's number, which is also the most any step gets. But only
+    what somebody has written is done for the asking; otherwise a failure must be worth another attempt.
     """
     own, inherited = read.keys.retries, context.front.keys.retries
     on_failure = read.keys.on_failure or context.front.keys.on_failure
     if not own and not inherited:
-        count = context.options.max_retries if on_failure == "retry" else 0
-        return _plain_retries(count, context.options.backoff)
+        return _plain_retries(context.options.max_retries, context.options.backoff, on_failure != "retry")
     given = [one for one in (own, inherited) if one]
     most = context.options.max_retries
     count = next((one.max for one in given if one.max is not None), most)
@@ -154,8 +153,8 @@ def retries(read: Read[StepAttributes], context: Context) -> Retries:
 
 
 @cache
-def _plain_retries(count: int, backoff: Any) -> Retries:
-    return Retries(max=count, backoff=backoff)
+def _plain_retries(count: int, backoff: Any, automatic: bool) -> Retries:
+    return Retries(max=count, backoff=backoff, automatic=automatic)
 
 
 def image_place(read: Read[StepAttributes], context: Context) -> Place:

@@ -1,12 +1,13 @@
 """The Prefect task that is one step: its key, its retries, its log.
 
-Retries are Prefect's own, so they show in the UI as what they are. The result key is computed by us and only handed to
+Retries are Prefect's own, so they show in the UI as what they are; whether there is one was decided before Prefect
+asks. The result key is computed by us and only handed to
 Prefect: it must be known before the task starts, because a step whose result exists needs no container.
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,11 @@ from prefect import Task, get_run_logger, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
-from workflowmaster.blocks.engine import SandboxUnavailable
-from workflowmaster.flows import execution, hosting, steady
-from workflowmaster.flows.decisions import delays, worth_retrying
-from workflowmaster.flows.execution import Attempt, StepFailed
-from workflowmaster.flows.invocation import environment
+from workflowmaster.flows import execution, hosting, metering, steady
+from workflowmaster.flows.execution import Attempt
 from workflowmaster.flows.journey import Journey, current
-from workflowmaster.flows.networking import reach_of
-from workflowmaster.flows.plan import Decision, Step, StepResult, canonical
-from workflowmaster.policies import PolicyError
+from workflowmaster.flows.keying import key_of, key_parts, shown
+from workflowmaster.flows.limiting import longer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +29,8 @@ if TYPE_CHECKING:
     from prefect.transactions import Transaction
 
     from workflowmaster.flows.parking import Parking
+    from workflowmaster.flows.plan import Step, StepResult
     from workflowmaster.flows.slots import Slots
-
-SHOWN = 2_000
-"""Bytes up to which a part of a step's key is recorded as it is."""
 
 LOGGED_LINES = 2_000
 """Lines of one attempt's output that go to Prefect's log; the file has all of them."""
@@ -58,6 +53,21 @@ class Runtime:
     """Step id → what its last attempt raised; Prefect's state only tells it as text."""
     unkept: set[str] = field(default_factory=set)
     """Keys whose result Prefect could not persist."""
+    resting: set[str] = field(default_factory=set)
+    """Steps that wait for their next attempt: they hold no slot and keep nobody from starting."""
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a step has begun to rest, so that the scheduler looks who may run instead."""
+
+    def rest(self, step_id: str) -> None:
+        """Take a step's slot back until its next attempt."""
+        self.resting.add(step_id)
+        self.slots.release(step_id)
+        self.stirred.set()
+
+    async def wake(self, step_id: str) -> None:
+        """Give a step a slot for its attempt, as soon as there is one."""
+        await self.slots.acquire(step_id, self.rank(step_id))
+        self.resting.discard(step_id)
 
 
 runtimes: dict[str, Runtime] = {}
@@ -94,57 +104,13 @@ def result_key(journey: Journey, step: Step, tree: str, *, shared: bool = True) 
     Its parts are recorded, so that a later `why` can name those that changed.
     """
     parts = key_parts(journey, step, tree)
-    # What somebody wants to run anew must not come back from elsewhere either.
-    owner = "shared" if step.cache and shared and "generation" not in parts else journey.id
-    key = f"{owner}-{hashlib.sha256(canonical([step.id, parts])).hexdigest()}"
+    key = key_of(journey, step, parts, shared=shared)
     # A key that stayed as it was is only named: a resume must not write all parts of a thousand keys once more.
     known = journey.past.keyed.get(step.id) == key
     told: dict[str, Any] = {} if known else {"parts": {name: shown(part) for name, part in parts.items()}}
     journey.past.keyed[step.id] = key
     journey.journal.append("keys", step=step.id, key=key, **told)
     return key
-
-
-def shown(part: Any) -> Any:
-    """Return a part of a key as it is recorded: itself, or its hash where it is long.
-
-    A step's environment holds the outputs of all before it: written out, a thousand steps would take a million lines.
-    """
-    text = canonical(part)
-    if len(text) <= SHOWN:
-        return part
-    digests = {name: shown(one) for name, one in part.items()} if _many(part) else None
-    if digests and len(canonical(digests)) <= 2 * SHOWN:
-        return digests
-    return f"sha256:{hashlib.sha256(text).hexdigest()}"
-
-
-def _many(part: Any) -> bool:
-    """Whether a part is an environment, of which at least the long values may be hashed one by one."""
-    return isinstance(part, dict) and "interpreter" not in part
-
-
-def key_parts(journey: Journey, step: Step, tree: str) -> dict[str, Any]:
-    """Return everything that can change a step's outcome, by component: plain JSON values."""
-    before = {name: journey.results[name] for name in journey.ancestors[step.id] if name in journey.results}
-    return {
-        "work": step.work and step.work.model_dump(exclude={"line"}),
-        "check": step.check and step.check.model_dump(exclude={"line"}),
-        "kind": step.kind,
-        "policy": journey.policies[step.id].hash,
-        "image": journey.record.images.get(step.image, ""),
-        "tree": tree,
-        "environment": environment(step, journey.plan, journey.record.options.inputs, before),
-        "secrets": step.secrets,
-        "inputs": step.inputs,
-        "outputs": step.outputs,
-        "artifacts": step.artifacts,
-        "git": step.git,
-        "agent": journey.record.options.agent if step.kind == "agent" else "",
-        "timeout": step.timeout_seconds,
-        **({"network": str(reach)} if (reach := reach_of(journey.policies[step.id], step.network)) else {}),
-        **({"generation": count} if (count := journey.past.generations.get(step.id, 0)) else {}),
-    }
 
 
 @task(persist_result=True, result_serializer="compressed/json", cache_policy=StepKey(), task_run_name="{step_id}")
@@ -156,32 +122,41 @@ async def run_step(step_id: str) -> StepResult:
     number = _attempt_number(journey, step_id)
     journey.audit.append("step.started" if number == 1 else "step.retried", step=step_id, attempt=number)
     runtime.on_attempt(step_id, number)
-    if not step.in_container:
-        await journey.claim.must_hold(look=step.kind == "forge")
-        return await hosting.run(journey, step)
-    await runtime.slots.acquire(step_id, runtime.rank(step_id))
     attempt = Attempt(
         journey=journey,
         parking=runtime.parking,
-        step=step,
+        step=longer(step, journey.grown.get(step_id)),
         number=number,
         lines=_Lines(step_id, get_run_logger(), runtime.on_line),
         queued_at=runtime.queued.get(step_id, steady.now()),
     )
     try:
-        return await _held(attempt)
-    except BaseException as error:
+        return await _held(attempt, runtime)
+    except Exception as error:
         runtime.failures[step_id] = error
-        # A retry waits without a slot; the next attempt asks for one again.
-        runtime.slots.release(step_id)
         runtime.queued[step_id] = steady.now()
+        # Before anything else: whoever hears of the failure asks what was decided.
+        decision = await journey.deciding.about(step, attempt.number, error)
+        if decision.verb == "retry":
+            runtime.rest(step_id)
         raise
 
 
-async def _held(attempt: Attempt) -> StepResult:
+async def _held(attempt: Attempt, runtime: Runtime) -> StepResult:
     """Make an attempt whose result may be kept: of a lost workflow another owner is doing it again."""
-    result = await execution.run(attempt)
-    await attempt.journey.claim.must_hold()
+    journey, step = attempt.journey, attempt.step
+    if not step.in_container:
+        await journey.claim.must_hold(look=step.kind == "forge")
+        return await hosting.run(journey, step)
+    await runtime.wake(step.id)
+    try:
+        metering.must_afford(journey, step, runtime.failures.get(step.id))
+        result = await execution.run(attempt)
+        await journey.claim.must_hold()
+    except BaseException:
+        # A retry waits without a slot; the next attempt asks for one again.
+        runtime.slots.release(step.id)
+        raise
     return result
 
 
@@ -201,50 +176,29 @@ def task_for(step: Step, journey: Journey) -> Task[[str], Any]:
     a busy one, again every five seconds. So tags that no concurrency limit names are given once the task has begun.
     """
     tags = tags_of(journey, step)
-    most = min(step.retries.max, journey.settings.max_retry_attempts)
+    deciding = journey.deciding
     # What an earlier part of the run has tried counts: a crash is no way to more attempts.
-    spent = min(journey.past.spent(step.id, journey.keys[step.id]), most)
-    retries = most - spent
+    waits = deciding.delays(step)[deciding.counted(step) :]
     return run_step.with_options(
         name=step.name[:120],
         task_run_name=step.id,
         tags=tags if journey.limited_tags.intersection(tags) else (),
-        retries=retries,
-        retry_delay_seconds=delays(step.retries, most)[spent:] or 0,
-        retry_condition_fn=_condition(journey, step, spent) if retries else None,
+        retries=len(waits),
+        retry_delay_seconds=waits or 0,
+        retry_condition_fn=_condition(journey, step) if waits else None,
     )
 
 
-def _condition(journey: Journey, step: Step, spent: int) -> Callable[[Task[Any, Any], TaskRun, State[Any]], bool]:
-    """Return the question Prefect asks after each failed attempt that is not the last."""
+def _condition(journey: Journey, step: Step) -> Callable[[Task[Any, Any], TaskRun, State[Any]], bool]:
+    """Return the question Prefect asks after each failed attempt that is not the last.
 
-    def again(_task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-        error = state.data
-        if isinstance(error, StepFailed):
-            cause, reason = error.cause, error.result.reason
-        elif isinstance(error, SandboxUnavailable):
-            cause, reason = "sandbox", str(error)
-        elif isinstance(error, PolicyError):
-            cause, reason = "policy", str(error)
-        else:
-            return False
-        decision = worth_retrying(step, attempt=spent + run.run_count, cause=cause, reason=reason)
-        number = journey.attempts.get(step.id, 0) + run.run_count
-        if number != decision.factors["attempt"]:
-            # Tried anew in a later part of the run, it counts from 1 again; two decisions must not look like one.
-            decision = decision.model_copy(update={"factors": {**decision.factors, "attempt_of_all": number}})
-        record_decision(journey, decision)
-        return decision.verb == "retry"
+    A retry after another wait than the one it was told of is not Prefect's: the scheduler makes a new task run then.
+    """
+
+    def again(_task: Task[Any, Any], _run: TaskRun, _state: State[Any]) -> bool:
+        return journey.deciding.planned(step)
 
     return again
-
-
-def record_decision(journey: Journey, decision: Decision) -> None:
-    """Keep a decision with the run and in the audit log."""
-    journey.decisions.append(decision)
-    key = journey.keys.get(decision.step, "")
-    journey.journal.append("decision", key=key, **decision.model_dump(mode="json"))
-    journey.audit.append("decision", **decision.model_dump(mode="json"))
 
 
 def _attempt_number(journey: Journey, step_id: str) -> int:

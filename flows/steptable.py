@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from workflowmaster.flows import decided
 from workflowmaster.flows.elements import Markup, element
 from workflowmaster.flows.folders import safe
 from workflowmaster.flows.plaintext import one_line, tail
@@ -144,7 +145,7 @@ def _endings(row: Row) -> list[str]:
 def _blocks(outcome: Outcome, row: Row, log: str) -> list[Markup]:
     result = row.result
     outputs = "\n".join(f"{name} = {one_line(value, 300)}" for name, value in result.outputs.items()) if result else ""
-    decided = "\n".join(f"{d.verb}: {d.reason}" for d in outcome.decisions(row.step.id))
+    choices = "\n".join(map(decided.line, outcome.decisions(row.step.id)))
     shown = tail(log, LOG_LINES)
     blocks = [
         ("Command", _script(row.step.work)),
@@ -152,7 +153,7 @@ def _blocks(outcome: Outcome, row: Row, log: str) -> list[Markup]:
         ("Outputs", outputs),
         ("Artifacts", "\n".join(_artifacts(result)) if result else ""),
         ("Findings", "\n".join(result.findings) if result else ""),
-        ("Decisions", decided),
+        ("Decisions", choices),
         (_log_title(outcome, row, len(shown)), "\n".join(shown)),
     ]
     return [part for title, text in blocks if text for part in (element("h3", title), element("pre", text))]

@@ -61,11 +61,13 @@ class Asked:
     verb: Verb
     by: str
     """Who: `ada on the command line`, `the Prefect server`; with what they said of it."""
+    why: str = ""
+    """The whole reason, where it is more than who."""
 
     @property
     def reason(self) -> str:
         """The reason of the state it leads to."""
-        return f"{'cancelled' if self.verb == 'cancel' else 'paused'} by {self.by}"
+        return self.why or f"{'cancelled' if self.verb == 'cancel' else 'paused'} by {self.by}"
 
 
 # --- the file ---

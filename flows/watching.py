@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from workflowmaster.flows.plan import StepResult
+    from workflowmaster.flows.plan import Decision, StepResult
 
 
 class Watcher(Protocol):
@@ -16,6 +16,9 @@ class Watcher(Protocol):
 
     def step_log(self, step_id: str, line: str) -> None:
         """Hear a line of output."""
+
+    def step_decided(self, decision: Decision) -> None:
+        """Hear what was decided about a failed attempt. From any thread."""
 
     def step_finished(self, result: StepResult) -> None:
         """Hear that a step has ended, however it did."""
@@ -31,6 +34,9 @@ class Silent:
         """Do nothing."""
 
     def step_log(self, step_id: str, line: str) -> None:
+        """Do nothing."""
+
+    def step_decided(self, decision: Decision) -> None:
         """Do nothing."""
 
     def step_finished(self, result: StepResult) -> None:

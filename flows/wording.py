@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from workflowmaster.flows.plan import StepStatus, WorkflowStatus
+    from workflowmaster.flows.plan import Decision, StepStatus, WorkflowStatus
 
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
@@ -70,6 +70,15 @@ def size(count: float) -> str:
         count, unit = count / 1024, next(units)
     # Three significant digits at most: more would claim a precision that sampling memory does not have.
     return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+
+
+def next_attempt(decision: Decision) -> str:
+    """Return when and with what a retry begins: `in 4.0 s with 256 MiB`; `at once` where it does not wait."""
+    limits = decision.limits
+    given = [size(limits.memory)] if limits and limits.memory else []
+    given += [f"{duration(limits.seconds)} of time"] if limits and limits.seconds else []
+    when = f"in {duration(decision.wait_seconds)}" if decision.wait_seconds else "at once"
+    return f"{when} with {listed(given)}" if given else when
 
 
 def moment(unix: float) -> str:

@@ -133,6 +133,20 @@ def test_what_no_tree_can_hold_is_left_out_and_said(over: Callable, out: Path, p
     assert taken.findings == ("pipe: left out, a FIFO",)
 
 
+def test_what_is_replanted_has_the_tree_of_one_and_follows_another(
+    over: Callable, store: Store, start: str, out: Path, put: Callable[..., Path]
+) -> None:
+    put(out, "workspace/a.txt", "first\n")
+    first, _ = over()
+    put(out, "workspace/a.txt", "second\n")
+    second = overlay(store, first.commit, out, step="s", message="Do s")
+    found = layering.replanted(store, second.commit, start)
+    made, original = store._objects.repo[found], store._objects.repo[second.commit]
+    assert (tree_of(store, found), made.message) == (second.tree, original.message)
+    assert [str(parent.id) for parent in made.parents] == [start]
+    assert layering.replanted(store, second.commit, second.commit) == second.commit
+
+
 def test_without_a_layer_nothing_changes(over: Callable, store: Store, start: str, out: Path) -> None:
     taken, _ = over()
     assert (taken.commit, taken.changed, taken.findings) == (start, False, ())

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ sys.path.append(str(Path(__file__).parent))
 from chaoskit import subject
 from chaoskit.aftermath import Outcome, outcome
 from chaoskit.arena import Arena
+from chaoskit.engines import OwnEngine
 from chaoskit.tally import Events, Tally
 
 if TYPE_CHECKING:
@@ -79,3 +82,17 @@ def undisturbed(arena: Arena) -> Outcome:
     said = arena.run()
     assert said.code == 0, said.out + said.err
     return outcome(arena, said.json["workflow_id"])
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., Any]) -> Iterator[OwnEngine]:
+    """An engine of its own, which may die."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("dockerd", "ip"))):
+        pytest.skip("an engine of its own needs root, dockerd and ip")
+    made = OwnEngine(tmp_path_factory.mktemp("e"), f"wmchaos{os.getpid() % 10000}", wait_until)
+    try:
+        made.start()
+        made.load("workflowmaster/step:1")
+        yield made
+    finally:
+        made.clear()

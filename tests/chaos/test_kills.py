@@ -59,6 +59,13 @@ def test_a_killed_run_comes_to_the_end_of_an_undisturbed_one(words: str, arena: 
     assert told.hits == [kill.boundary for kill in told.round.kills], "a boundary has another name now, or none"
 
 
+@pytest.mark.parametrize("step", [1, 3], ids=["without-a-check", "with-a-check"])
+def test_work_that_was_done_is_not_done_again(step: int, arena: Arena, undisturbed: Outcome) -> None:
+    told = rounds.play(arena, lots.of_words(f"record.journal worked after #{step}"), undisturbed)
+    assert told.faults == [], told
+    assert (len(told.hits), told.repeated) == (1, {}), told
+
+
 class Lanes:
     """Plays rounds, some side by side, each lane with a state directory, a repository and an arena of its own."""
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from workflowmaster.blocks.breaker import Breaker
 from workflowmaster.flows import doctor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CHECKS = ["python", "prefect", "settings", "server", "docker", "sandbox", "image", "git", "disk"]
+CHECKS = ["python", "prefect", "settings", "server", "docker", "sandbox", "image", "git", "disk", "health", "breakers"]
 
 
 def findings(said: Any) -> dict[str, dict[str, str]]:
@@ -26,7 +27,7 @@ def test_a_machine_that_can_run(bare: Any) -> None:
     found = findings(said)
     assert list(found) == CHECKS
     assert said.code == 0, said.text
-    assert all(set(one) == {"check", "status", "found", "mend", "table"} for one in said.json)
+    assert all(set(one) == {"check", "status", "found", "mend", "table", "values"} for one in said.json)
     assert {one["status"] for one in said.json} <= {"ok", "warning"}
     assert "API" in found["docker"]["found"]
     assert "cgroup v" in found["docker"]["found"]
@@ -35,6 +36,33 @@ def test_a_machine_that_can_run(bare: Any) -> None:
     assert {rows[name] for name in ("capabilities", "seccomp", "memory", "network", "other_mounts")} == {"enforced"}
     assert "weaker" not in rows.values()
     assert sorted(bare.home.rglob("*")) == before
+
+
+@pytest.mark.docker
+def test_health_is_a_number_with_its_parts(bare: Any) -> None:
+    found = findings(bare("doctor", "--json"))["health"]
+    values: Any = found["values"]
+    assert {"health", "cpu", "memory", "disk", "engine", "engine_disk"} <= set(values)
+    assert all(0 <= value <= 1 for value in values.values())
+    assert values["engine"] > 0
+    assert found["found"].startswith(f"{values['health']:.2f}: cpu ")
+
+
+def test_without_an_engine_health_is_nothing_and_says_so(bare: Any) -> None:
+    found = findings(bare("doctor", "--json", DOCKER_HOST="unix:///none.sock"))["health"]
+    assert (found["status"], found["values"]["health"]) == ("warning", 0)  # type: ignore[index]
+    assert "engine (no answer)" in found["mend"]
+
+
+def test_breakers_are_told_with_what_opened_them(home: Path) -> None:
+    assert doctor.check_breakers().status == "ok"
+    assert not home.exists()
+    github = Breaker("github", threshold=1, seconds=1000)
+    github.failed("it answered 502")
+    found = doctor.check_breakers()
+    assert (found.status, found.found) == ("warning", "engine closed (0 failures), github open (1 failures)")
+    assert found.mend.startswith("github: it answered 502; one looks again in ")
+    assert found.values["github"]["state"] == "open"
 
 
 @pytest.mark.docker

@@ -10,6 +10,8 @@ from workflowmaster.flows.prompts import parse
 
 WORK = "```bash\ntrue\n```\n"
 MIB = 1024**2
+BY_DECISION = Retries(max=3, automatic=True)
+"""Of a step whose prompt does not say how often."""
 
 
 def compiled(text: str, **options) -> Compilation:
@@ -34,7 +36,8 @@ def test_the_smallest_useful_file():
     lint, test = made.tasks
     assert (made.name, made.description, made.compiler) == ("Title", "What it is for.", COMPILER)
     assert (made.prompt.kind, made.policy, made.max_parallel, made.front) == ("explicit", "standard", 3, {})
-    assert (lint.id, lint.kind, lint.needs, lint.timeout_seconds, lint.retries.max) == ("lint", "command", (), 300, 0)
+    assert (lint.id, lint.kind, lint.needs, lint.timeout_seconds) == ("lint", "command", (), 300)
+    assert lint.retries == BY_DECISION
     assert (test.needs, test.timeout_seconds) == (("lint",), 600)
     assert (test.work.interpreter, test.work.text, test.work.line) == ("bash", "pytest -q\n", 16)
     assert (test.source.line, test.source.end_line, test.source.section) == (12, 17, "Steps")
@@ -130,6 +133,7 @@ def test_defaults_of_a_step_that_says_nothing():
         policy="standard",
         image="workflowmaster/step:1",
         work=made.work,
+        retries=BY_DECISION,
         source=made.source,
     )
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workflowmaster.flows import gates
-from workflowmaster.flows.plan import Plan, PromptRef, Source, Step, StepResult
+from workflowmaster.flows.past import Past
+from workflowmaster.flows.plan import Decision, Plan, PromptRef, Source, Step, StepResult
 from workflowmaster.flows.scheduling import ReadyQueue, ancestors
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def journey(*steps: Step, approvals: dict[str, str] | None = None, inputs: dict[
         id="task-1",
         plan=plan,
         record=record,
+        past=Past(),
         results={},
         passed=set(),
         inputs={},
@@ -39,6 +41,7 @@ def journey(*steps: Step, approvals: dict[str, str] | None = None, inputs: dict[
         ancestors=ancestors(steps),
         store=SimpleNamespace(base="c0ffee"),
         claim=SimpleNamespace(epoch=1),
+        deciding=SimpleNamespace(last={}),
     )
 
 
@@ -125,7 +128,50 @@ def test_what_a_failure_becomes(fields: dict[str, Any], status: str, passes: boo
     run = journey(one)
     result = end(run, one, "failed")
     assert (result.status, "a" in run.passed) == (status, passes)
-    assert bool(gates.aborts(one, result)) == (fields.get("on_failure") == "abort")
+    assert bool(gates.aborts(one, result, run)) == (fields.get("on_failure") == "abort")
+
+
+@pytest.mark.parametrize(
+    ("decided", "status", "passes", "said"),
+    [
+        ({"verb": "continue", "rule": "medium-goes-on"}, "failed", False, "exit 1"),
+        (
+            {"verb": "skip", "rule": "low-and-late", "factors": {"dependants_run": True}},
+            "skipped",
+            True,
+            "given up, as the rule low-and-late says: exit 1",
+        ),
+        (
+            {"verb": "skip", "rule": "unwell", "factors": {"dependants_run": False}},
+            "skipped",
+            False,
+            "given up, as the rule unwell says: exit 1",
+        ),
+        (
+            {"verb": "skip", "rule": "prompt-skips", "factors": {"dependants_run": True}},
+            "skipped",
+            True,
+            "given up, as its on-failure says: exit 1",
+        ),
+        ({"verb": "escalate", "rule": "otherwise"}, "waiting", False, "it failed and asks for a person: exit 1"),
+        ({"verb": "abort", "rule": "mandatory-permanent"}, "failed", False, "exit 1"),
+    ],
+)
+def test_what_was_decided_is_obeyed(decided: dict[str, Any], status: str, passes: bool, said: str) -> None:
+    one = step("a")
+    run = journey(one)
+    run.deciding.last["a"] = Decision(step="a", reason=f"{decided['rule']}: why", **decided)
+    result = end(run, one, "failed")
+    assert (result.status, "a" in run.passed, result.reason) == (status, passes, said)
+    stop = "step a failed: exit 1 (mandatory-permanent: why)" if decided["verb"] == "abort" else ""
+    assert gates.aborts(one, result, run) == stop
+
+
+def test_a_spent_budget_stops_the_run_in_its_own_way() -> None:
+    one = step("a")
+    run = journey(one)
+    run.deciding.last["a"] = Decision(step="a", verb="abort", reason="budget-spent: why", rule="budget-spent")
+    assert gates.aborts(one, end(run, one, "failed"), run) == ""
 
 
 @pytest.mark.parametrize("fields", [{"approval": True}, {"kind": "approval"}])

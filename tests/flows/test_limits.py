@@ -120,7 +120,8 @@ def test_what_the_file_asks_for_is_lowered_to_each_steps_policy():
 @pytest.mark.parametrize(
     ("attributes", "options", "most", "notes"),
     [
-        ("", {}, 0, []),
+        ("", {}, 3, []),
+        ("", {"max_retries": 1}, 1, []),
         ("- retries: 3", {}, 3, []),
         ("- retries: 5", {}, 3, ["WM319"]),
         ("- retries: 5", {"max_retries": 5}, 5, []),
@@ -132,6 +133,7 @@ def test_what_the_file_asks_for_is_lowered_to_each_steps_policy():
 def test_retries_are_capped_by_the_operator(attributes, options, most, notes):
     done = compiled(attributes, **options)
     assert done.plan.tasks[0].retries.max == most
+    assert done.plan.tasks[0].retries.automatic == (attributes == "")
     assert [one.code for one in done.diagnostics] == notes
 
 

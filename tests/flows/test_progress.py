@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from workflowmaster.flows.plan import Decision, Limits
 from workflowmaster.flows.progress import Progress
 
 CLOCK = re.compile(r"^\d\d:\d\d:\d\d ", re.MULTILINE)
@@ -61,6 +62,59 @@ def test_off_a_terminal_each_change_is_one_line(lines, failed_state):
     ]
 
 
+def test_a_decision_is_told_with_its_wait_and_its_limits(lines, failed_state):
+    stream, shown = lines
+    progress = Progress(failed_state.plan, stream=stream)
+    progress.step_started("tests", 1)
+    more = Limits(memory=2**28, seconds=600)
+    progress.step_decided(decision(wait_seconds=4.2, limits=more))
+    progress.step_decided(decision(verb="escalate", reason="repeated: the same failure twice"))
+    progress.step_finished(failed_state.results["release"])
+    progress.step_finished(failed_state.results["docs"])
+    assert shown()[1:] == [
+        "→ decided   tests: retry in 4.2 s with 256 MiB and 10 min 00 s of time; attempts-left: 1 of 2 retries",
+        "→ decided   tests: escalate; repeated: the same failure twice",
+        "⊘ blocked   release Release notes in 0 s: needs tests, which failed",
+        "↺ reused    docs in 3.3 s",
+    ]
+
+
+def decision(**more):
+    known = {"step": "tests", "verb": "retry", "reason": "attempts-left: 1 of 2 retries", "attempt": 1, **more}
+    return Decision(**known)
+
+
+def test_the_picture_shows_what_waits_and_what_blocks(make, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "40")
+    phases = {"a": "initialization", "b": "testing", "c": "testing", "tests": "testing", "d": "review"}
+    plan = make.plan(*(make.step(name, phase=phase) for name, phase in phases.items()), make.step("e", "b", "d"))
+    stream = io.StringIO()
+    progress = Progress(plan, stream=stream, live=True)
+    progress.step_finished(make.result("a", make.receipt(0, 1.0)))
+    progress.step_started("b", 1)
+    progress.step_finished(make.result("b", make.receipt(0, 1.0), status="failed", reason="exit 1, " + "x" * 200))
+    progress.step_finished(make.result("e", status="blocked"))
+    progress.step_started("tests", 1)
+    progress.step_decided(decision(wait_seconds=3600))
+    progress.step_started("c", 2)
+    progress.close()
+    last = [line.rstrip() for line in frames(stream.getvalue())[-1].strip().splitlines()]
+    assert [line.split()[:2] for line in last[1:-2]] == [
+        ["↺", "reused"],
+        ["✗", "failed"],
+        ["⊘", "blocked"],
+        ["↻", "retrying"],
+        ["●", "running"],
+    ]
+    assert last[3].endswith("by b")
+    assert "again in " in last[4]
+    assert last[4].endswith(": 1 of 2 retries")
+    assert last[2].endswith("x…"), "a long reason shortens no other column"
+    assert last[-2].startswith("6 steps: 1 reused, 1 failed, 1 blocked, 1 running, 1 retrying, 1 pending; ")
+    assert last[-1] == "phases: initialization 1/1, implementation 0/1, testing 0/3, review 0/1"
+
+
 def test_output_of_steps_is_shown_only_when_asked_for(lines, failed_state):
     stream, shown = lines
     progress = Progress(failed_state.plan, stream=stream)
@@ -99,7 +153,7 @@ def test_the_last_picture_stands_and_says_everything(failed_state, monkeypatch):
     progress.close()
     progress.close()
     last = [line.rstrip() for line in frames(stream.getvalue())[-1].strip().splitlines()]
-    assert last[0].split() == ["state", "step", "try", "time", "policy"]
+    assert last[0].split() == ["state", "step", "try", "time", "note"]
     assert [line.split()[:3] for line in last[1:-1]] == [
         ["✓", "completed", "reproduce"],
         ["✓", "completed", "fix"],

@@ -147,7 +147,7 @@ def test_children_are_like_their_task(name):
             assert child.work is not None
             assert child.image == "workflowmaster/step:1"
             assert child.git is (child.kind == "agent")
-            assert child.retries == Retries(max=3)
+            assert child.retries == Retries(max=3, automatic=True)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_the_page_tells_the_whole_story(failed_state):
         "version = 2.0.1",
         "left out: build/cache (60 MiB)",
         "Ended by out of memory",
-        "fix retry out of memory, and 2 retries are left class oom attempt 1 progress 0.17",
+        "fix 1 retry tried again out of memory, and 2 retries are left 3 factors class oom attempt 1 progress 0.17",
         "not met All tests pass (step tests)",
         "met Documentation describes the new syntax (step docs)",
         "to be judged A maintainer is happy",

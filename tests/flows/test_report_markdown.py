@@ -90,7 +90,7 @@ def test_a_hostile_run_adds_no_heading_row_or_cell(make):
     text = markdown(state, make.hostile_logs())
     assert headings(text) == ["What failed", "Timeline", "Plan", "Steps", "Decisions", "Success criteria"]
     found = tokens(text)
-    summary, steps, decisions, criteria = (2, 1 + 10), (9, 1 + 11), (4, 1 + 1), (3, 1 + 10)
+    summary, steps, decisions, criteria = (2, 1 + 10), (9, 1 + 11), (5, 1 + 1), (3, 1 + 10)
     tables = (summary, steps, decisions, criteria)
     assert sum(token.type == "tr_open" for token in found) == sum(rows for _, rows in tables)
     cells = sum(token.type in ("td_open", "th_open") for token in found)
@@ -118,7 +118,7 @@ def test_the_pull_request_tells_why_what_and_how_to_check(failed_state):
         "2 files, +14 \N{MINUS SIGN}3 lines",
         "- [ ] All tests pass (not met, step `tests`)",
         "- [x] Documentation describes the new syntax (met, step `docs`)",
-        "- `tests`: abort, because the same failure three times",
+        "- `tests`, attempt 3: stopped the run; the same failure three times",
         "git switch workflowmaster/task-20261122-140233-1f2e3d4c",
     ):
         assert line in body.splitlines(), line

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from workflowmaster.flows import running
-from workflowmaster.flows.plan import WorkflowStatus
+from workflowmaster.flows import report, running
+from workflowmaster.flows.plan import Account, WorkflowStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,25 @@ def test_exit_codes(shapes: dict[str, Callable[[], Any]], status: str, infrastru
     assert running.exit_code(state, infrastructure=infrastructure) == code
     # What a policy refused goes before every other reason, but not before success.
     assert running.exit_code(state, infrastructure=infrastructure, refused=True) == (5 if status != "completed" else 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "over", "code"),
+    [("paused", (), 3), ("paused", ("minutes",), 6), ("paused", ("a:usd",), 6), ("failed", ("minutes",), 4)],
+)
+def test_a_run_that_its_budget_stopped_says_so_and_names_the_command(
+    shapes: dict[str, Callable[[], Any]], status: str, over: tuple[str, ...], code: int
+) -> None:
+    budget = Account(limit={"minutes": 5, "a:usd": 1}, spent={"minutes": 5.01, "a:usd": 1.2}, over=over)
+    state = shapes["single"]().model_copy(update={"status": status, "budget": budget})
+    # A run that somebody else has paused is judged as ever.
+    assert running.exit_code(state, infrastructure=False) == (code if status == "paused" else 1)
+    assert running.exit_code(state, infrastructure=True) == (6 if code == 6 else 4)
+    assert running.exit_code(state, infrastructure=True, refused=True) == 5
+    assert running.answer(state)["budget"]["over"] == list(over)
+    assert "5.01 of 5 minutes, a: 1.2 of 1 usd" in report.html(state, {})
+    assert "5.01 of 5 minutes, a: 1.2 of 1 usd" in report.markdown(state, {})
+    assert ("--budget" in report.markdown(state, {})) == (code == 6)
 
 
 def test_the_answer_of_any_run_is_json_with_the_same_keys(shape: Any) -> None:

@@ -96,3 +96,65 @@ def test_a_wait_that_is_cancelled_just_as_its_turn_comes_gives_the_slot_on() -> 
         assert slots.free == 1
 
     run(work())
+
+
+def test_more_slots_are_handed_out_at_once_and_fewer_as_they_come_back() -> None:
+    async def work() -> None:
+        slots, order = Slots(2), list[str]()
+
+        async def hold(name: str, rank: int) -> None:
+            await slots.acquire(name, rank)
+            order.append(name)
+
+        tasks = [asyncio.create_task(hold(name, rank)) for rank, name in enumerate("abcdef")]
+        await asyncio.sleep(0)
+        assert order == ["a", "b"]
+        slots.limit = 4
+        await asyncio.sleep(0)
+        assert order == ["a", "b", "c", "d"]
+        slots.limit = 1
+        assert slots.free == -3
+        for name in "abc":
+            slots.release(name)
+        await asyncio.sleep(0)
+        assert order == ["a", "b", "c", "d"]  # there were more holders than there may be
+        slots.release("d")
+        await asyncio.sleep(0)
+        assert order[4:] == ["e"]
+        slots.release("e")
+        await asyncio.gather(*tasks)
+        slots.release("f")
+        assert (slots.limit, slots.free) == (1, 1)
+
+    run(work())
+
+
+@given(st.lists(st.one_of(st.integers(1, 5), st.sampled_from("abcdefgh")), max_size=40))
+def test_however_their_number_changes_none_is_lost(deeds: list[int | str]) -> None:
+    """A number changes how many there are; a letter takes a slot, or gives its own back."""
+
+    async def work() -> None:
+        slots, inside, tasks = Slots(2), set[str](), dict[str, asyncio.Task[None]]()
+
+        async def hold(name: str) -> None:
+            await slots.acquire(name, name)
+            inside.add(name)
+
+        for deed in deeds:
+            if isinstance(deed, int):
+                slots.limit = deed
+            elif deed in inside:
+                inside.discard(deed)
+                slots.release(deed)
+                del tasks[deed]
+            elif deed not in tasks:
+                tasks[deed] = asyncio.create_task(hold(deed))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert slots.free == slots.limit - len(inside)
+            assert slots.free <= 0 or len(inside) == len(tasks)
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    run(work())

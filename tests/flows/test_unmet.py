@@ -5,39 +5,41 @@ from __future__ import annotations
 import pytest
 
 from workflowmaster.flows import compiler, prompts
+from workflowmaster.flows.limiting import effective
+from workflowmaster.flows.settings import Settings
 from workflowmaster.flows.unmet import refuse_unmet
 from workflowmaster.policies import PolicyError
 
+KEPT = (
+    "network: {}",
+    "network: [python]",
+    "on-retry: reset",
+    "priority: high",
+    "budget: {minutes: 5}",
+    "secrets: [TOKEN]",
+)
 
-def plan(head: str = "", *attributes: str):
-    bullets = "".join(f"- {line}\n" for line in attributes)
-    text = f"{head}# T\n\n## Steps\n\n### one\n{bullets}```bash\ntrue\n```\n"
+
+def refuse(policy: str, *attributes: str):
+    bullets = "".join(f"- {line}\n" for line in (f"policy: {policy}", *attributes))
+    text = f"---\nsecurity-policy: {policy}\n---\n# T\n\n## Steps\n\n### one\n{bullets}```bash\ntrue\n```\n"
     done = compiler.compile_prompt(prompts.parse(text.encode(), "p.md"))
     assert done.plan, done.diagnostics
-    return done.plan
+    refuse_unmet(done.plan, {step.id: effective(step, Settings()) for step in done.plan.tasks})
 
 
-@pytest.mark.parametrize(
-    ("attribute", "word"),
-    [
-        ("on-retry: keep", "every attempt starts from a clean tree"),
-        ("budget: {minutes: 5}", "use timeout-minutes"),
-    ],
-)
-def test_a_step_that_asks_for_it_is_refused_with_its_line(attribute, word):
+def test_a_step_that_asks_for_what_its_policy_throws_away_is_refused_with_its_line(home):
     with pytest.raises(PolicyError) as refused:
-        refuse_unmet(plan("", attribute))
-    assert "p.md:5: step one: " in str(refused.value)
-    assert word in str(refused.value)
+        refuse("testing", "on-retry: keep")
+    assert "p.md:8: step one: on-retry: keep: policy testing throws away" in str(refused.value)
+    assert "name a policy that keeps it" in str(refused.value)
 
 
-def test_a_budget_of_the_whole_run_is_not_promised():
-    with pytest.raises(PolicyError, match=r"p\.md: budget: a run is not stopped by it yet"):
-        refuse_unmet(plan("---\nbudget: {minutes: 5}\n---\n"))
+@pytest.mark.parametrize("policy", ["minimal", "standard", "hardened", "paranoid"])
+def test_a_policy_that_takes_in_what_a_step_leaves_can_keep_it(policy, home):
+    refuse(policy, "on-retry: keep")
 
 
-@pytest.mark.parametrize(
-    "attribute", ["network: {}", "network: [python]", "on-retry: reset", "priority: high", "secrets: [TOKEN]"]
-)
-def test_what_is_kept_is_not_refused(attribute):
-    refuse_unmet(plan("", attribute))
+@pytest.mark.parametrize("attribute", KEPT)
+def test_what_is_kept_is_not_refused(attribute, home):
+    refuse("standard", attribute)

@@ -192,7 +192,8 @@ def test_an_end_is_judged_as_if_it_had_been_watched(
     end: str, way: str, line: Line, prompt_file: Callable[..., Path]
 ) -> None:
     script, expected, reason = ENDS[end]
-    folder = line.killed(prompt_file(prompt(f"echo begin; {HELD}; {script}", "resources: {memory: 64m}")))
+    once = ("resources: {memory: 64m}", "retries: 0")
+    folder = line.killed(prompt_file(prompt(f"echo begin; {HELD}; {script}", *once)))
     said = line.resumed(folder, way, code=1)
     got = receipt(folder)
     assert (got["exit_code"], got["signal"], got["oom_killed"]) == expected
@@ -205,7 +206,7 @@ def test_an_end_is_judged_as_if_it_had_been_watched(
 def test_a_step_has_what_is_left_of_its_wall_time(way: str, line: Line, prompt_file: Callable[..., Path]) -> None:
     # The harvested one ends by itself, long after somebody would have stopped it.
     script = "exec sleep 60" if way == "adopted" else f"sleep 8; {HELD}"
-    folder = line.killed(prompt_file(prompt(f"echo begin; {script}", "timeout: 6s")))
+    folder = line.killed(prompt_file(prompt(f"echo begin; {script}", "timeout: 6s", "retries: 0")))
     said = line.resumed(folder, way, code=1)
     got = receipt(folder)
     assert (got["timed_out"], got["adopted"], sent_off(folder)) == (True, True, 1)

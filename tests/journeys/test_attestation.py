@@ -176,7 +176,7 @@ def test_an_engine_that_drops_a_limit_runs_nothing(
     assert not list(folder.rglob("ran.txt"))
     # Parked once and refused: an engine that does not keep a policy would not the second time either.
     assert len([name for name in engine.created if "-first-" in name]) == 1
-    assert [one["verb"] for one in records(folder, "decision") if one["step"] == "first"] == ["abort"]
+    assert [one["verb"] for one in records(folder, "decision") if one["step"] == "first"] == ["continue"]
     assert containers(said.json["workflow_id"]) == []
 
 

@@ -159,8 +159,8 @@ def test_a_restart_costs_a_step_one_attempt_and_waits_for_the_engine(
     assert {name: task["attempts"] for name, task in tasks.items()} == {"before": 1, "middle": 2, "after": 1}
     events = [json.loads(text) for text in Path(said.json["audit_log"]).read_text().splitlines()]
     assert {event["reason"] for event in events if event["event"] == "sandbox.retried"} <= {"engine", "parked", "gone"}
-    (decision,) = [event for event in events if event["event"] == "decision"]
-    assert decision["factors"]["cause"] == "sandbox"
+    (decision,) = [event for event in events if event["event"] == "decision" and event["rule"] != "engine-waited"]
+    assert (decision["verb"], decision["factors"]["class"]) == ("retry", "sandbox_unavailable")
     assert own.docker("ps", "-aq").stdout == b""
 
 

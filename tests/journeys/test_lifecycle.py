@@ -30,6 +30,7 @@ ASKED = """\
 
 ### polite
 - timeout: {polite}
+- retries: 0
 - continue-on-error: true
 ```bash
 trap 'echo last words; exit 3' TERM
@@ -39,6 +40,7 @@ sleep 60
 
 ### deaf
 - timeout: {deaf}
+- retries: 0
 - continue-on-error: true
 ```bash
 trap '' TERM

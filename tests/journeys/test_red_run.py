@@ -36,6 +36,9 @@ FAILED = {
 }
 COMPLETED = {"fine", "cleanup", "on-trouble", "after-tolerated", "after-given-up", "links", "reads-links"}
 
+SICK = "given up, as the rule unwell says: "
+"""What a busy machine puts before the reason of a failure: below a health of a half, such a step counts as skipped."""
+
 Answer = dict[str, Any]
 
 
@@ -67,7 +70,8 @@ def test_what_could_complete_did(run: Answer, tasks: dict[str, Answer]) -> None:
 
 
 def test_each_failure_says_why(tasks: dict[str, Answer]) -> None:
-    assert {name: task["reason"] for name, task in tasks.items() if task["status"] == "failed"} == FAILED
+    ended = {name: task["reason"] for name, task in tasks.items() if task["status"] in ("failed", "skipped")}
+    assert {name: reason.removeprefix(SICK) for name, reason in ended.items() if name != "given-up"} == FAILED
 
 
 def test_the_run_names_the_step_that_failed_first_and_the_next_command(said: Any, run: Answer) -> None:
@@ -101,15 +105,15 @@ def test_exit_codes_and_marks(tasks: dict[str, Answer]) -> None:
 
 def test_retries_are_spent_counted_and_explained(wm: Any, run: Answer, tasks: dict[str, Answer]) -> None:
     assert (tasks["stubborn"]["attempts"], tasks["not-listed"]["attempts"]) == (3, 1)
-    said = [(d["step"], d["verb"], d["reason"]) for d in run["decisions"] if d["step"] in ("stubborn", "not-listed")]
-    assert sorted(said) == [
-        ("not-listed", "continue", "not-listed: failure is not among timeout"),
-        ("stubborn", "retry", "attempts-left: 1 of 2 retries"),
-        ("stubborn", "retry", "attempts-left: 2 of 2 retries"),
-    ]
+    said = {step: [d for d in run["decisions"] if d["step"] == step] for step in ("stubborn", "not-listed")}
+    assert [(d["attempt"], d["rule"]) for d in said["stubborn"]][:2] == [(1, "prompt-retries"), (2, "prompt-retries")]
+    last, only = said["stubborn"][2], said["not-listed"][0]
+    assert (last["attempt"], last["factors"]["barred"], len(said["stubborn"])) == (3, "spent", 3)
+    assert (only["attempt"], only["factors"]["barred"], len(said["not-listed"])) == (1, "not-listed", 1)
+    assert {last["verb"], only["verb"]} <= {"continue", "skip"}
     state = json.loads((wm.folder(run["workflow_id"]) / "state.json").read_text())
     assert [receipt["exit_code"] for receipt in state["results"]["stubborn"]["receipts"]] == [9, 9, 9]
-    assert log(wm, run, "stubborn") == "attempt 3\n"
+    assert log(wm, run, "stubborn") == "attempt 3\nerror: blue\n"
 
 
 def test_prefect_counts_the_same_attempts(prefect_server: Any, run: Answer, tasks: dict[str, Answer]) -> None:

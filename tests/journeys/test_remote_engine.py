@@ -43,6 +43,7 @@ truncate -s 1T /out/workspace/sparse
 
 ### too-long
 - timeout-minutes: 1s
+- retries: 0
 - continue-on-error: true
 ```bash
 echo half > half.txt

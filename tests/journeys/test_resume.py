@@ -61,6 +61,7 @@ STUBBORN = """\
 ```sh
 echo working
 if [ "$WM_ATTEMPT" -gt 1 ]; then sleep 4; fi
+echo "error: $(echo one two three four five six seven | cut -d' ' -f"$WM_ATTEMPT")"
 exit 3
 ```
 """
@@ -90,14 +91,42 @@ def finished(wm: Any, repository: Callable[..., Any], prompt_file: Callable[...,
     return run
 
 
+@pytest.fixture(scope="module")
+def over(finished: Callable[..., Any]) -> tuple[Path, Any, Any]:
+    """A finished run for those that only look at it."""
+    found: tuple[Path, Any, Any] = finished()
+    return found
+
+
+def test_a_resume_of_a_run_that_stands_asks_no_server_and_writes_nothing(wm: Any, over: Any) -> None:
+    _, repo, said = over
+    folder = wm.folder(said.json["workflow_id"])
+    before, refs = (folder / "audit.jsonl").read_bytes(), repo.git("for-each-ref")
+    again = wm("resume", folder.name, "--json", "-q", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert again.code == 0, again.text
+    assert ran(again) == set()
+    same = ("workflow_id", "flow_run_id", "status", "branch", "commit", "pull_request", "report")
+    assert [again.json[name] for name in same] == [said.json[name] for name in same]
+    assert ((folder / "audit.jsonl").read_bytes(), repo.git("for-each-ref")) == (before, refs)
+
+
+def test_a_finished_run_whose_limits_are_others_now_runs_again(wm: Any, finished: Callable[..., Any]) -> None:
+    _, _, said = finished()
+    again = wm("resume", said.json["workflow_id"], "--json", "-q", WORKFLOWMASTER_MAX_MEMORY_MB="100")
+    assert again.code == 0, again.text
+    assert ran(again) == {task["id"] for task in said.json["tasks"]}
+
+
 def test_a_resume_of_what_is_done_runs_nothing_and_adds_nothing_to_the_graph(
     wm: Any, finished: Callable[..., Any], prefect_server: Any
 ) -> None:
-    _, _, said = finished()
+    _, repo, said = finished()
     rows = {run["id"] for run in prefect_server.tasks(said.json["flow_run_id"], count=4)}
+    repo.git("branch", "-D", said.json["branch"])
     again = wm("resume", said.json["workflow_id"], "--json", "-q")
     assert again.code == 0, again.text
     assert ran(again) == set()
+    assert repo.git("rev-parse", said.json["branch"]) == said.json["commit"], "what is missing comes back"
     assert again.json["flow_run_id"] == said.json["flow_run_id"]
     assert again.json["commit"] == said.json["commit"]
     flow_run = prefect_server.get(f"/flow_runs/{said.json['flow_run_id']}")
@@ -204,12 +233,14 @@ def test_retries_go_on_where_a_kill_cut_them_short(
     said = wm("resume", folder.name, "--json", "-q")
     assert said.code == 1, said.text
     decided = [(one["verb"], one["factors"]["attempt"]) for one in said.json["decisions"]]
-    assert decided == [("retry", 1), ("retry", 2)], "two retries are left to it, killed or not"
+    assert decided[:2] == [("retry", 1), ("retry", 2)], "two retries are left to it, killed or not"
+    assert [attempt for _, attempt in decided] == [1, 2, 3]
     told = why(wm, folder.name)["stubborn"]
-    assert [one["attempt"] for one in told["decisions"]] == [1, 2]
+    # Where the killed attempt could not be taken over, its number is used up and its retry is not.
+    assert [one["attempt"] for one in told["decisions"]] in ([1, 2, 3], [1, 3, 4])
     # Who resumes a run that failed wants the step tried once more, with all that it may have.
     third = wm("resume", folder.name, "--json", "-q")
-    assert [one["factors"]["attempt"] for one in third.json["decisions"]] == [1, 2, 1, 2]
+    assert [one["factors"]["attempt"] for one in third.json["decisions"]] == [1, 2, 3, 1, 2, 3]
 
 
 def test_a_flow_run_that_the_server_has_forgotten_is_followed_by_a_new_one(
@@ -272,13 +303,6 @@ def test_a_run_of_the_same_prompt_offers_the_unfinished_one(
     assert (fourth.json["workflow_id"], ran(fourth)) == (workflow, {"last"})
     fifth = wm.run(prompt, repo.path, "--resume")
     assert fifth.json["workflow_id"] == third.json["workflow_id"], "the newest"
-
-
-@pytest.fixture(scope="module")
-def over(finished: Callable[..., Any]) -> tuple[Path, Any, Any]:
-    """A finished run for those that only look at it."""
-    found: tuple[Path, Any, Any] = finished()
-    return found
 
 
 @pytest.mark.parametrize("what", ["prompt", "workspace", "policy", "nothing"])
