@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from workflowmaster.flows import folders, launching, overdue
+from workflowmaster.flows import folders, granting, launching, overdue
 from workflowmaster.flows.asking import BadOption
 from workflowmaster.flows.claim import NeedsPerson
 from workflowmaster.flows.fitting import Wish, fitted
@@ -36,6 +36,7 @@ FLAGS: Final[tuple[Verb, ...]] = tuple(verb for verb in VERBS if verb != "approv
 def approve(given: argparse.Namespace) -> int:
     """Keep a person's answer with the run, and go on with it."""
     folder, wish = folders.find(given.id), wished(given)
+    granting.wanted(given.budget)  # what is wrong with it is said before the answer is kept
     held = launching.take_up(folder, given)
     try:
         overdue.enforce(folder)

@@ -62,7 +62,8 @@ def after(step: Step, result: StepResult, journey: Journey) -> StepResult:
     # A person's no is not a failure to be decided on.
     verb = _verb(step, journey) if result.status == "failed" and not obeying.refused(step, journey) else ""
     if verb == "skip":
-        result = result.model_copy(update={"status": "skipped", "reason": f"{_given_up(step, journey)}{result.reason}"})
+        changed = {"status": "skipped", "reason": f"{_given_up(step, journey)}{result.reason}"}
+        result = result.model_copy(update={**changed, "waived": _waived(step, journey)})
         if _dependants_run(step, journey):
             journey.passed.add(step.id)
     elif verb == "escalate":
@@ -96,6 +97,13 @@ def _given_up(step: Step, journey: Journey) -> str:
     decision = journey.deciding.last.get(step.id)
     whose = "its on-failure" if decision is None or decision.rule == "prompt-skips" else f"the rule {decision.rule}"
     return f"given up, as {whose} says: "
+
+
+def _waived(step: Step, journey: Journey) -> bool:
+    """Whether a workflow cannot count as complete because of a step that was given up: nobody had said that it may."""
+    decision = journey.deciding.last.get(step.id)
+    ours = decision is not None and decision.rule != "prompt-skips"
+    return ours and step.mandatory and step.priority != "low"
 
 
 def _dependants_run(step: Step, journey: Journey) -> bool:

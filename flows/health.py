@@ -100,9 +100,9 @@ class Health:
         """Parts that are below 1, the worst first."""
         return sorted((name for name, part in self.parts.items() if part < 1), key=lambda name: self.parts[name])
 
-    def without(self, name: str) -> float:
-        """Return what the number would be were one part as well as can be."""
-        return math.prod(part for one, part in self.parts.items() if one != name)
+    def without(self, *names: str) -> float:
+        """Return what the number would be were these parts as well as can be."""
+        return math.prod(part for one, part in self.parts.items() if one not in names)
 
     def __str__(self) -> str:
         """Say the number and what makes it low: `health 0.42: memory (180 MiB free), cpu (load 7.5 a core)`."""

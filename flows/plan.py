@@ -293,6 +293,8 @@ class StepResult(Noun):
     """Unix time, seconds."""
     epoch: int = 0
     """Epoch of the claim under which it was made; 0 where there was no Prefect server to count them."""
+    waived: bool = False
+    """A rule of ours, and not its prompt, gave it up although the workflow is not complete without it."""
 
 
 class Failure(Noun):

@@ -75,14 +75,17 @@ class WorkflowState(Noun):
 def final_status(tasks: Iterable[Step], results: dict[str, StepResult]) -> WorkflowStatus:
     """Compute the workflow's status from its steps'.
 
-    `completed` needs every mandatory step completed, or skipped by its own `if`; no share of successes waives one (the
-    original called 7 of 8 a success with the review failing every time). `partial` means that something completed.
+    `completed` needs every mandatory step completed, or skipped by its own `if` or prompt; one that a rule of ours has
+    given up counts only where its priority is low, for then its author has said how little it matters. No share of
+    successes waives one (the original called 7 of 8 a success with the review failing every time). `partial` means that
+    something completed.
     """
     steps = list(tasks)
     status = {s.id: results[s.id].status if s.id in results else "pending" for s in steps}
     if "waiting" in status.values():
         return "waiting"
-    bad = [s for s in steps if s.mandatory and status[s.id] not in ("completed", "skipped")]
+    waived = {name for name, result in results.items() if result.waived}
+    bad = [s for s in steps if s.mandatory and (status[s.id] not in ("completed", "skipped") or s.id in waived)]
     if not bad:
         return "completed"
     done = any(status[s.id] == "completed" and s.kind != "setup" for s in steps)
