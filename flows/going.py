@@ -205,8 +205,10 @@ def ended(journey: Journey, parked: Parked) -> None:
 def open_goings(path: Path) -> list[Going]:
     """Read the records of containers that were sent off, and of whose end or outcome nothing is recorded."""
     found: dict[str, Going] = {}
-    for entry in read(path).of("go", "ended", "result"):
-        _take(found, entry)
+    for entry in read(path).of("go", "ended", "decision", "result"):
+        # One without a key is about no attempt.
+        if entry.kind != "decision" or entry.fields.get("key"):
+            _take(found, entry)
     return list(found.values())
 
 
@@ -220,7 +222,7 @@ def _take(found: dict[str, Going], entry: Entry) -> None:
         return  # of another version: nobody here knows enough to go on with it
     step, tree = (new.step, new.tree) if new else (entry.fields.get("step"), "")
     for one in list(found.values()):
-        # Its step has an outcome or another attempt, or its directory was given to somebody else.
+        # Its step has an outcome or another attempt, its failure was decided on, or its directory is somebody else's.
         if one.step == step or (tree and one.tree == tree):
             del found[one.container]
     if new:

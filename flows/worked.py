@@ -57,7 +57,7 @@ def note(attempt: Attempt, container: str, started: float, outcome: Outcome) -> 
 def open_work(path: Path) -> dict[str, Worked]:
     """Read, by step, the work that is done and whose step has no result."""
     found: dict[str, Worked] = {}
-    for entry in read(path).of("worked", "go", "result"):
+    for entry in read(path).of("worked", "go", "decision", "result"):
         _take(found, entry)
     return found
 

@@ -3,8 +3,10 @@
     .venv/bin/python tests/benchmarks/recovery.py [--steps N] [--rounds N]
 
 The run that is resumed is made first, with real containers: 200 of them take about a minute. `server` is a resume with
-a Prefect server that is running already, `embedded` one that starts its own. `step` is the time from the flow's
-beginning to its end, as the run's records have it, for each step; the rest is starting, which an empty run has too.
+a Prefect server that is running already, `embedded` one that has none. The whole process is measured on a run that
+stands as it was left, and then once more on one whose branch was deleted, which takes the long way through a flow run.
+`a step` is the time from that flow's beginning to its end, as the run's records have it, for each step; the rest of the
+long way is starting, which an empty run has too.
 The machine's load is printed, because a bar of seconds means nothing on a busy one.
 """
 
@@ -85,18 +87,28 @@ def resumes(folder: Path, url: str, count: int, rounds: int) -> None:
     print(f"a run of {count} steps: {time.perf_counter() - began:.1f} s")
     place = Path(os.environ["WORKFLOWMASTER_HOME"]) / "workflows" / str(said["workflow_id"])
     for name, server in (("server", url), ("embedded", "")):
-        whole, inside = [], []
+        whole, long, inside = [], [], []
         for _ in range(rounds):
-            began = time.perf_counter()
-            again = answered("resume", place.name, url=server)
-            whole.append(time.perf_counter() - began)
+            whole.append(resumed(place, server, said))
+            branch = f"refs/heads/{said['branch']}"
+            subprocess.run(["git", "--git-dir", place / "store/store.git", "update-ref", "-d", branch], check=True)
+            long.append(resumed(place, server, said))
             inside.append(within(place))
-            tasks = again["tasks"]
-            assert isinstance(tasks, list)
-            assert all(task["reused"] for task in tasks)
-            assert again["commit"] == said["commit"]
         told(f"resume of {count}, {name}: whole process", statistics.median(whole), WHOLE, "s")
         told(f"resume of {count}, {name}: a step", 1000 * statistics.median(inside) / count, 1000 * STEP, "ms")
+        print(f"{f'resume of {count}, {name}: the long way':<44}{statistics.median(long):>10.3f} s")
+
+
+def resumed(place: Path, server: str, said: dict[str, object]) -> float:
+    """Resume a finished run, hold that nothing of it ran, and return the seconds."""
+    began = time.perf_counter()
+    again = answered("resume", place.name, url=server)
+    seconds = time.perf_counter() - began
+    tasks = again["tasks"]
+    assert isinstance(tasks, list)
+    assert all(task["reused"] for task in tasks)
+    assert again["commit"] == said["commit"]
+    return seconds
 
 
 def audit(folder: Path, count: int = 20_000) -> None:

@@ -25,6 +25,7 @@ DEAF = """\
 
 ### two
 - timeout: 4s
+- retries: 0
 ```bash
 echo ran; sleep 120
 ```

@@ -70,6 +70,9 @@ def test_what_is_nobodys_to_read_stands_in_a_file_that_nobody_else_reads(journal
 CLOSED = {
     "its end": lambda journal: journal.append("ended", container="c1"),
     "its step's result": lambda journal: journal.append("result", step="build", result={}, reused=False),
+    "what was decided about its failure": lambda journal: journal.append(
+        "decision", step="build", verb="retry", key="w"
+    ),
     "another attempt": lambda journal: write(journal, record(container="c2", attempt=2, unfit="x")),
     "another step in its directory": lambda journal: write(journal, record(container="c2", step="next")),
 }
@@ -86,6 +89,8 @@ def test_others_ends_close_nothing(journal: Journal) -> None:
     write(journal, record())
     journal.append("ended", container="c9")
     journal.append("result", step="other", result={}, reused=False)
+    journal.append("decision", step="other", verb="retry", key="w")
+    journal.append("decision", step="build", verb="continue", rule="engine-waited")
     write(journal, record(container="c2", step="beside", tree="trees/2"), record(container="c3", step="bare", tree=""))
     assert [one.container for one in open_goings(journal.path)] == ["c1", "c2", "c3"]
 

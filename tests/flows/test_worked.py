@@ -39,11 +39,21 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
         (("go", {"step": "a", "purpose": "check"}), {}),
         (("go", {"step": "a", "purpose": "work"}), {}),
         (("go", {"step": "b", "purpose": "work"}), {"a": WORKED}),
+        (("decision", {"step": "a", "verb": "retry", "key": "k"}), {}),
         (("ended", {"container": "box"}), {"a": WORKED}),
         (("worked", {**FIELDS, "attempt": 3}), {"a": WORKED.model_copy(update={"attempt": 3})}),
         (("worked", {"step": "a", "of": "another version"}), {}),
     ],
-    ids=["result", "its-check", "another-attempt", "another-step", "its-container-is-gone", "again", "strange"],
+    ids=[
+        "result",
+        "its-check",
+        "another-attempt",
+        "another-step",
+        "its-check-failed",
+        "its-container-is-gone",
+        "again",
+        "strange",
+    ],
 )
 def test_what_came_later_counts(later: tuple[Any, dict[str, Any]], left: dict[str, Worked], tmp_path: Path) -> None:
     assert open_work(written(tmp_path, ("worked", FIELDS), later)) == left

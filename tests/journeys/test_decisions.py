@@ -68,6 +68,28 @@ echo "FAILED tests/test_sum.py::test_sum - assert 3 == 4"
 echo "1 failed, $((RANDOM % 90 + 10)) passed in 0.$RANDOM s"
 exit 1
 ```
+
+### limited
+- retries: {max: 2, wait: 0.1s}
+```python
+import http.server, os, sys, threading, urllib.error, urllib.request
+
+class Api(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        refused = os.environ["WM_ATTEMPT"] == "1"
+        self.send_response(403 if refused else 200)
+        self.send_header("retry-after", "3")
+        self.end_headers()
+        self.wfile.write(b'{"message": "API rate limit exceeded for user ID 1."}' if refused else b"{}")
+
+server = http.server.HTTPServer(("127.0.0.1", 0), Api)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+try:
+    urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/rate_limit")
+except urllib.error.HTTPError as error:
+    print(error, f"retry-after: {error.headers['retry-after']}", error.read().decode(), sep="\\n", file=sys.stderr)
+    sys.exit(1)
+```
 """
 
 DOCS = """\
@@ -185,8 +207,25 @@ def test_a_flake_of_the_network_is_retried_with_a_wait_and_done(told: Told, pref
     assert 0.1 <= decision["wait_seconds"] <= 0.125, "as it was asked for, with jitter on top"
     told.reported("flake")
     # The wait was planned, so it is Prefect's own retry.
-    runs = prefect_server.tasks(told.said.json["flow_run_id"], count=5)
+    runs = prefect_server.tasks(told.said.json["flow_run_id"], count=7)
     assert [one["run_count"] for one in runs if one["name"] == "flake"] == [2]
+
+
+def test_who_is_told_to_come_back_later_waits_that_long(told: Told, prefect_server: Any) -> None:
+    assert (told.tasks["limited"]["status"], told.tasks["limited"]["attempts"]) == ("completed", 2)
+    (decision,) = told.of("limited")
+    assert (decision["verb"], decision["failure"]["cls"], decision["failure"]["retry_after"]) == (
+        "retry",
+        "rate_limit",
+        3.0,
+    )
+    first, second = told.results["limited"]["receipts"]
+    assert decision["wait_seconds"] >= 3
+    assert second["started_at"] - first["started_at"] - first["seconds"] >= 3
+    told.reported("limited")
+    # Nobody could plan that wait, so the next attempt is a task run of its own.
+    runs = prefect_server.tasks(told.said.json["flow_run_id"], count=7)
+    assert [one["run_count"] for one in runs if one["name"] == "limited"] == [1, 1]
 
 
 def test_what_ran_out_of_memory_gets_more_and_is_done(told: Told, repo: Any) -> None:

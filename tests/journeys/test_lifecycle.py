@@ -199,7 +199,7 @@ def test_a_run_sweeps_up_after_the_dead_when_it_begins_and_after_nobody_else(
     leave(f"{mark}-elsewhere", Owner("elsewhere/0/0", dead.pid, dead.started))
     forgotten = wm.home / "workflows/task-20250101-000000-00000000"
     for name in ("trees/1", "exchange/a/in", "logs"):
-        (forgotten / name).mkdir(parents=True)
+        (forgotten / name).mkdir(parents=True, exist_ok=True)
     said = wm.run(prompt_file(SHORT.format(policy="standard")), repository().path)
     assert said.code == 0, said.text
     assert there(f"{mark}-dead") == NONE

@@ -216,7 +216,9 @@ def test_nothing_is_left_of_it(done, containers):
 
 
 def test_without_the_setting_this_host_stays_out_of_reach(wm, repository, prompt_file, site):
-    text = prompt(step("one", f"git ls-remote http://{site.host}/theirs.git", f"network: ['{site.host}']"))
+    text = prompt(
+        step("one", f"git ls-remote http://{site.host}/theirs.git", f"network: ['{site.host}']", "retries: 0")
+    )
     answer = wm.run(prompt_file(text), repository().path)
     assert answer.code == 1
     folder = wm.folder(answer.json["workflow_id"])

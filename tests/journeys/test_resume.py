@@ -246,7 +246,8 @@ def test_retries_go_on_where_a_kill_cut_them_short(
 def test_a_flow_run_that_the_server_has_forgotten_is_followed_by_a_new_one(
     wm: Any, finished: Callable[..., Any], prefect_server: Any
 ) -> None:
-    _, _, said = finished()
+    _, repo, said = finished()
+    repo.git("branch", "-D", said.json["branch"])  # or it would stand, and no server be asked
     prefect_server.delete(f"/flow_runs/{said.json['flow_run_id']}")
     again = wm("resume", said.json["workflow_id"], "--json")
     assert again.code == 0, again.text
@@ -260,7 +261,8 @@ def test_a_flow_run_that_the_server_has_forgotten_is_followed_by_a_new_one(
 def test_another_server_is_told_and_one_where_it_lives_is_not_left(
     wm: Any, bare: Any, finished: Callable[..., Any], prefect_server: Any
 ) -> None:
-    _, _, said = finished()
+    _, repo, said = finished()
+    repo.git("branch", "-D", said.json["branch"])  # or it would stand, and no server be asked
     workflow, flow_run = said.json["workflow_id"], said.json["flow_run_id"]
     record = json.loads((wm.folder(workflow) / "run.json").read_text())
     assert record["api_url"] == prefect_server.url
