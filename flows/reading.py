@@ -140,12 +140,20 @@ class Outcome:
         return f"{culprit.step.id}: {culprit.reason}" if culprit and culprit.reason else ""
 
     @property
+    def _asking(self) -> int:
+        """How many steps ask a person; the others that wait need one of these."""
+        waits = {step.id for step in self.state.plan.tasks if self.state.step_status(step.id) == "waiting"}
+        return sum(step.id in waits and not waits & set(step.needs) for step in self.state.plan.tasks)
+
+    @property
     def next_command(self) -> str:
         """What to type next, quoted for a shell; empty when nothing is left to do."""
         state, culprit = self.state, self.culprit
         if state.status == "completed":
             return f"git switch {shlex.quote(state.branch)}" if state.branch else ""
         # An answer unblocks a waiting run; its log says nothing that the question does not.
+        if state.status == "waiting" and self._asking > 1:
+            return "workflowmaster list --waiting"  # which has the command for each
         if state.status == "waiting":
             return f"workflowmaster approve {shlex.quote(state.workflow_id)}"
         if culprit and culprit.status == "failed" and state.status in ("failed", "partial"):

@@ -68,6 +68,7 @@ def is_sane(run: gated.Held) -> None:
 
 
 @pytest.mark.parametrize("seconds", [BEHIND, AHEAD])
+@pytest.mark.long
 def test_it_jumps_while_a_step_works(seconds: int, held: Callable[..., gated.Held], tmp_path: Path) -> None:
     run = held()
     (tmp_path / "clock").write_text(str(seconds))

@@ -130,6 +130,7 @@ def test_a_start_waits_for_an_engine_that_is_away_and_costs_no_attempt(
     assert own.containers() == []
 
 
+@pytest.mark.long
 def test_an_engine_that_stays_away_ends_the_run_which_is_resumed(own: OwnEngine, begin: Callable[..., Run]) -> None:
     run = begin(OTHER, engine_patience_seconds="2", circuit_breaker_seconds="0.5")
     own.end(signal.SIGKILL)

@@ -58,6 +58,7 @@ def test_a_killed_container_is_the_steps_own_end_and_is_tried_again(held: Callab
     assert run.ran() == {"one": 1, "two": 2, "three": 1}
 
 
+@pytest.mark.long
 def test_without_a_retry_it_fails_and_is_resumed(
     held: Callable[..., gated.Held], containers: Callable[..., list[str]]
 ) -> None:

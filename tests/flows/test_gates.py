@@ -167,6 +167,24 @@ def test_what_was_decided_is_obeyed(decided: dict[str, Any], status: str, passes
     assert gates.aborts(one, result, run) == stop
 
 
+@pytest.mark.parametrize(
+    ("fields", "rule", "waived"),
+    [
+        ({}, "unwell", True),
+        ({"priority": "low"}, "low-and-late", False),
+        ({"mandatory": False}, "unwell", False),
+        ({"on_failure": "skip"}, "prompt-skips", False),
+    ],
+)
+def test_what_a_rule_of_ours_gives_up_is_waived_unless_somebody_said_that_it_may(
+    fields: dict[str, Any], rule: str, waived: bool
+) -> None:
+    one = step("a", **fields)
+    run = journey(one)
+    run.deciding.last["a"] = Decision(step="a", verb="skip", reason=f"{rule}: so", rule=rule)
+    assert (end(run, one, "failed").status, run.results["a"].waived) == ("skipped", waived)
+
+
 def test_a_spent_budget_stops_the_run_in_its_own_way() -> None:
     one = step("a")
     run = journey(one)

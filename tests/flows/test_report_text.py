@@ -294,6 +294,15 @@ def test_the_next_command_fits_the_status(failed_state, status, command):
     assert closing(failed_state.model_copy(update={"status": status}))[-1] == f"Next:   {command}"
 
 
+@pytest.mark.parametrize(
+    ("needs", "command"), [("", "workflowmaster list --waiting"), ("a", "workflowmaster approve")], ids=["two", "one"]
+)
+def test_of_several_who_ask_each_has_a_command_in_the_list(needs, command, make):
+    plan = make.plan(make.step("a"), make.step("b", *needs))
+    state = make.state(plan, [make.result(name, status="waiting") for name in "ab"])
+    assert closing(state)[-1].startswith(f"Next:   {command}")
+
+
 def test_the_next_command_is_quoted_for_a_shell(failed_state, make):
     odd = make.plan(make.step("a; rm -rf ~"))
     state = make.state(odd, [make.result("a; rm -rf ~", make.receipt(0, 1, exit_code=1), status="failed")])

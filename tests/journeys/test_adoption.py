@@ -242,6 +242,7 @@ def test_the_check_of_an_adopted_step_runs_after_it(line: Line, prompt_file: Cal
     assert text(folder / "logs/work.1.log") == f"{DONE}checking\n"
 
 
+@pytest.mark.long
 def test_a_second_attempt_is_adopted_as_the_second(line: Line, prompt_file: Callable[..., Path]) -> None:
     script = f"echo begin $WM_ATTEMPT; test $WM_ATTEMPT = 2; {HELD}; echo made >made.txt"
     retried = prompt(script, "retries: {max: 2, wait: 0.1s}")
@@ -261,6 +262,7 @@ o.write(b"x" * 16384 + b"\\n" + b"y" * 40000 + b"\\n\\n\\x1e" + b"0" * 32 + b"\\
 """
 
 
+@pytest.mark.long
 def test_large_and_odd_output_comes_back_byte_for_byte(line: Line, prompt_file: Callable[..., Path]) -> None:
     large = f"echo begin\npython3 - <<'END'\n{ODD}END\n{HELD}\nprintf end; echo made >made.txt"
     bullets = ("policy: development", "reason: it prints a lot", "network: {}")
@@ -297,6 +299,7 @@ def last_sent_off(folder: Path) -> str:
     return str(found[-1])
 
 
+@pytest.mark.long
 def test_a_container_with_secrets_starts_clean(line: Line, prompt_file: Callable[..., Path]) -> None:
     secret = prompt(ONCE, "secrets: [token]")
     line.wm.env["WORKFLOWMASTER_SECRET_TOKEN"] = "s3cr3t-value-of-a-test"
@@ -322,6 +325,7 @@ def test_parked_containers_of_a_dead_owner_are_removed_and_other_runs_spare_what
     assert sent_off(folder) == 1
 
 
+@pytest.mark.long
 def test_adopting_takes_less_than_a_second(line: Line, prompt_file: Callable[..., Path]) -> None:
     folder = line.killed(prompt_file(prompt(SLOW)))
     line.resumed(folder)

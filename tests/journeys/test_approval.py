@@ -164,6 +164,7 @@ def test_what_is_skipped_lets_its_dependants_go_on(
     assert wm("logs", hungry.json["workflow_id"], "--step", "uses").out.startswith("before\n")
 
 
+@pytest.mark.long
 def test_an_abort_ends_the_whole_workflow(wm: Any, hungry: Any, prefect_server: Any) -> None:
     workflow = hungry.json["workflow_id"]
     said = wm("approve", workflow, "--abort", "--note", "wrong branch", "--json", "-q")
@@ -217,6 +218,7 @@ def test_a_chain_of_questions_in_one_run(wm: Any, two: Any, prefect_server: Any)
     assert {one["resource"]["workflowmaster.step"] for one in told} == {"flaky", "release"}
 
 
+@pytest.mark.long
 def test_of_two_answers_at_once_one_wins(wm: Any, two: Any) -> None:
     workflow = two.json["workflow_id"]
     words = ("approve", workflow, "--step", "release", "--json", "-q")
@@ -245,6 +247,7 @@ def test_the_time_out_rule_answers_for_nobody(
     assert [one["by"] for one in events(wm, workflow, "approval")] == ["the time-out rule"] * 2
 
 
+@pytest.mark.long
 def test_with_the_mode_off_every_failure_asks_and_answers_lead_on(
     wm: Any, repository: Callable[..., Any], prompt_file: Callable[..., Any]
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_deployments_run_is_suspended_with_a_form_and_goes_on_with_its_answer(
     assert left == []
 
 
+@pytest.mark.long
 def test_a_form_with_a_section_for_each_question_is_read_by_a_resume(
     wm: Any, prefect_server: Any, repository: Callable[..., Any], prompt_file: Callable[..., Any]
 ) -> None:

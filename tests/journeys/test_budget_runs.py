@@ -110,6 +110,7 @@ def test_a_run_whose_minutes_are_spent_is_stopped_and_goes_on_with_more(
     assert [one["limits"] for one in events(line, workflow, "budget.granted")] == [{"minutes": 9}]
 
 
+@pytest.mark.long
 def test_two_steps_side_by_side_use_container_minutes_twice_as_fast(begin: Callable[..., Any], line: Any) -> None:
     sleeps = ("", "sleep 60")
     spent = begin(prompt_of("{container-minutes: 0.1}", ("one", *sleeps), ("two", *sleeps)))
@@ -135,6 +136,7 @@ def test_what_attempts_do_not_reach_for_waits_for_more(begin: Callable[..., Any]
     assert (done.code, len(reused(done)), done.json["budget"]["spent"]["attempts"]) == (0, 2, 4), done.text
 
 
+@pytest.mark.long
 def test_a_failed_step_is_not_tried_again_without_a_budget_for_it(begin: Callable[..., Any], line: Any) -> None:
     flaky = '[ "$WM_ATTEMPT" -gt 2 ] || exit 7'
     spent = begin(
@@ -150,6 +152,7 @@ def test_a_failed_step_is_not_tried_again_without_a_budget_for_it(begin: Callabl
     assert (done.code, done.json["budget"]["spent"]["attempts"]) == (0, 3), done.text
 
 
+@pytest.mark.long
 def test_the_operators_ceiling_holds_for_a_run_without_a_budget(begin: Callable[..., Any], line: Any) -> None:
     two = prompt_of("", ("one", "", "true"), ("two", "- needs: one\n", "true"))
     spent = begin(two, WORKFLOWMASTER_BUDGET_ATTEMPTS="1")
@@ -185,6 +188,7 @@ def test_money_that_steps_say_they_spent_stops_the_next_one_until_the_prompt_all
     assert (done.json["budget"]["limit"], "one" in reused(done)) == ({"usd": 5}, True)
 
 
+@pytest.mark.long
 def test_what_is_no_amount_of_money_is_said_and_counts_as_nothing(begin: Callable[..., Any], line: Any) -> None:
     answer = begin(prompt_of("{usd: 1}", ("odd", "", 'echo usd=-5 >> "$WM_OUTPUT"')))
     assert (answer.code, answer.json["budget"]["spent"]["usd"]) == (0, 0), answer.text
@@ -269,6 +273,7 @@ def prefect(line: Any, folder: Path, *words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_deployments_run_is_suspended_and_goes_on_in_the_same_flow_run(
     line: Any, prefect_server: Any, repository: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ def test_the_command_stops_a_run_without_a_server_and_resume_goes_on(
     goes_on(line, repo, workflow)
 
 
+@pytest.mark.long
 def test_what_has_ended_cannot_be_stopped_and_a_paused_run_can_be_closed(
     command_line: Callable[..., Any], prompt: Path, repository: Callable[..., Any], wait_until: Callable[..., Any]
 ) -> None:

@@ -167,6 +167,7 @@ def waiting_for(folder: Path, pid: int) -> bytes:
     return b""
 
 
+@pytest.mark.long
 def test_of_two_who_go_on_without_a_server_one_works(
     bare: Any, working: Any, swept: list[Any], wait_until: Any
 ) -> None:
@@ -349,6 +350,7 @@ def restarted(tmp_path: Path, ready_database: Callable[[Path], None]) -> Iterato
         server.kill()
 
 
+@pytest.mark.long
 def test_a_holder_keeps_its_run_over_a_restart_of_the_server(
     command_line: Callable[..., Any], restarted: Callable[..., Restarted], working: Any
 ) -> None:

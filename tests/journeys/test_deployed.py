@@ -97,6 +97,7 @@ def test_a_deployed_run_leaves_its_branch_and_checks_its_inputs(
     assert other.refs() == {"refs/heads/main"}
 
 
+@pytest.mark.long
 def test_a_deployed_run_refuses_a_stale_lock(
     wm: Any, prefect_server: Any, place: Path, repository: Callable[..., Any]
 ) -> None:

@@ -127,6 +127,7 @@ def test_prefects_retry_goes_on_with_the_same_workflow(
     assert (state["status"], state["flow_run_id"], state["reused"]) == ("completed", flow_run, ["before"])
 
 
+@pytest.mark.long
 def test_a_resume_by_hand_takes_the_same_flow_run_and_no_worker_does(
     wm: Any, prefect_server: Any, place: Path, killed: tuple[str, Path]
 ) -> None:

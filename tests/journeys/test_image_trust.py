@@ -117,6 +117,7 @@ def test_a_tampered_manifest_is_refused_until_the_image_is_signed_anew(
     assert line.run(prompt_file(prompt("hardened", STEP)), repository().path).code == 0
 
 
+@pytest.mark.long
 def test_a_teams_key_is_trusted_by_a_setting(
     command_line: Callable[..., Any],
     prefect_server: Any,
@@ -139,6 +140,7 @@ def test_a_teams_key_is_trusted_by_a_setting(
     assert (wrong.code, "'nonsense' is no public key" in wrong.err) == (2, True)
 
 
+@pytest.mark.long
 def test_a_resume_keeps_the_image_it_began_with_and_says_when_that_is_gone(
     wm: Any, repository: Callable[..., Any], prompt_file: Callable[..., Path], variant: Callable[..., tuple[str, str]]
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_resume_keeps_the_image_it_began_with_and_says_when_that_is_gone(
     assert f"{reference} was pinned to {first}, and the engine no longer has that image" in gone.err
 
 
+@pytest.mark.long
 def test_a_lock_holds_a_tag_that_a_run_alone_would_not_take(
     home: Path,
     tmp_path: Path,

@@ -227,6 +227,7 @@ def test_what_is_past_its_deadline_elsewhere_is_told_and_stays(wm: Any, dead: Ow
         docker("rm", "-f", mark)
 
 
+@pytest.mark.long
 def test_two_runs_and_a_clean_never_touch_each_others(
     command_line: Callable[..., Any],
     prefect_server: Any,

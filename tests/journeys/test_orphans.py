@@ -143,6 +143,7 @@ def test_a_killed_run_is_an_orphan_at_once_and_two_recoveries_resume_it_once(
     assert "recover-orphans" in keys
 
 
+@pytest.mark.long
 def test_the_folder_elsewhere_is_told_and_not_resumable(
     line: Any, killed: str, command_line: Callable[..., Any], prefect_server: Any
 ) -> None:

@@ -162,6 +162,7 @@ def test_an_edited_prompt_runs_exactly_what_changed_and_what_sees_a_difference(
     assert wm("audit", "verify", workflow).code == 0
 
 
+@pytest.mark.long
 def test_a_changed_default_reaches_the_steps_that_see_it(wm: Any, finished: Callable[..., Any]) -> None:
     prompt, _, said = finished()
     prompt.write_text(PROMPT.replace("default: ada", "default: bob"))
@@ -258,6 +259,7 @@ def test_a_flow_run_that_the_server_has_forgotten_is_followed_by_a_new_one(
     assert len(prefect_server.tasks(again.json["flow_run_id"], count=4)) == 4
 
 
+@pytest.mark.long
 def test_another_server_is_told_and_one_where_it_lives_is_not_left(
     wm: Any, bare: Any, finished: Callable[..., Any], prefect_server: Any
 ) -> None:

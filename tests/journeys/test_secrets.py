@@ -320,6 +320,7 @@ def test_one_clear_error_and_nothing_half_done(
     assert set((wm.home / "workflows").iterdir()) == runs
 
 
+@pytest.mark.long
 def test_a_run_without_a_server_reads_blocks_of_its_own(bare: Any, repo: Any, prompt_file: Callable[..., Path]) -> None:
     """The temporary server is waited for; it has no such block, and that is said as always."""
     said = bare.run(prompt_file(ONE.replace("{name}", "ABSENT"), "one.md"), repo.path)

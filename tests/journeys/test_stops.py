@@ -143,6 +143,7 @@ def test_a_run_that_is_interrupted_before_it_begins_leaves_nothing(
     assert repo.refs() == {"refs/heads/main"}
 
 
+@pytest.mark.long
 def test_a_second_interrupt_is_no_disaster(
     wm: Any, working: Callable[..., tuple[Any, Path]], containers: Callable[..., list[str]]
 ) -> None:
@@ -181,6 +182,7 @@ def test_a_killed_container_fails_its_step_and_a_resume_does_only_the_rest(
     assert started == ["before", "middle", "middle", "after"]
 
 
+@pytest.mark.long
 def test_a_log_is_followed_until_its_step_has_ended(wm: Any, working: Callable[..., tuple[Any, Path]]) -> None:
     running, folder = working(wm)
     followed = wm("logs", folder.name, "--step", "middle", "--follow")
