@@ -12,7 +12,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
-from workflowmaster.flows import embedded, flowruns, serving
+from workflowmaster.flows import embedded, flowruns, serving, standing
 from workflowmaster.flows.collecting import listed
 from workflowmaster.flows.importing import uncollected
 from workflowmaster.flows.parking import Parking
@@ -49,6 +49,7 @@ def execute(journey: Journey, watcher: Watcher, own: EmbeddedServer | None) -> W
             embedded.drain_client()
     if journey.interrupted:
         raise KeyboardInterrupt
+    standing.seal(folder)
     return folder.state()
 
 

@@ -5,12 +5,17 @@ questions are asked first, of the same witnesses and without starting anything: 
 does the result that Prefect persisted under it hold, is its commit there, and does the branch stand where it was left?
 One doubt, and the long way is taken, which says what it is about and runs what is missing.
 
+What no witness here can tell is whether the run was killed after its last word, with containers left to remove and its
+flow run left open. So whoever has seen a run to its very end says so (`seal`), and only such a one stands.
+
 The price is that a server is not asked: policies that its documents have tightened since make nothing run again that
 has finished. `resume --from` does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +23,7 @@ from typing import TYPE_CHECKING
 import pygit2
 
 from workflowmaster.blocks import userrepo
+from workflowmaster.blocks.atomic import write_atomically
 from workflowmaster.blocks.engine import Engine
 from workflowmaster.flows import folders, past, soundness
 from workflowmaster.flows.journey import Record, admitted
@@ -58,6 +64,8 @@ def finished(asked: Wish, settings: Settings) -> WorkflowState | None:
     """
     if asked.edited or asked.again:
         return None
+    if not _sealed(asked.folder):
+        return None
     seen = soundness.look(asked.folder, ours=True)
     state = seen.state
     if state is None or seen.found or state.status != "completed" or not asked.folder.report.exists():
@@ -70,6 +78,28 @@ def finished(asked: Wish, settings: Settings) -> WorkflowState | None:
     steps = [step for step in state.plan.tasks if state.step_status(step.id) == "completed"]
     stands = all(_key_stands(run, step, store) for step in steps)
     return state.model_copy(update={"reused": tuple(state.results)}) if stands else None
+
+
+def seal(folder: Folder) -> None:
+    """Say that a run has come to its very end: nothing of it runs, and its flow run has its final state."""
+    with contextlib.suppress(OSError):  # without it a resume only takes longer
+        write_atomically(_seal(folder), _digest(folder))
+
+
+def _sealed(folder: Folder) -> bool:
+    """Whether the last part of a run was seen to its very end, and nothing has happened since."""
+    try:
+        return _seal(folder).read_text() == _digest(folder)
+    except OSError:
+        return False
+
+
+def _seal(folder: Folder) -> Path:
+    return folder.path / "sealed"
+
+
+def _digest(folder: Folder) -> str:
+    return hashlib.sha256(folder.state_file.read_bytes()).hexdigest()
 
 
 def _standing(folder: Folder, state: WorkflowState, settings: Settings) -> Standing:

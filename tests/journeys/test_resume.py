@@ -110,6 +110,19 @@ def test_a_resume_of_a_run_that_stands_asks_no_server_and_writes_nothing(wm: Any
     assert ((folder / "audit.jsonl").read_bytes(), repo.git("for-each-ref")) == (before, refs)
 
 
+def test_a_run_that_nobody_saw_to_its_very_end_takes_the_long_way(
+    wm: Any, finished: Callable[..., Any], prefect_server: Any
+) -> None:
+    """As if it had been killed after its last word: its flow run is open."""
+    _, _, said = finished()
+    (wm.folder(said.json["workflow_id"]) / "sealed").unlink()
+    state = {"state": {"type": "RUNNING"}, "force": True}
+    prefect_server.post(f"/flow_runs/{said.json['flow_run_id']}/set_state", state)
+    again = wm("resume", said.json["workflow_id"], "--json", "-q")
+    assert (again.code, ran(again)) == (0, set())
+    assert prefect_server.get(f"/flow_runs/{said.json['flow_run_id']}")["state_type"] == "COMPLETED"
+
+
 def test_a_finished_run_whose_limits_are_others_now_runs_again(wm: Any, finished: Callable[..., Any]) -> None:
     _, _, said = finished()
     again = wm("resume", said.json["workflow_id"], "--json", "-q", WORKFLOWMASTER_MAX_MEMORY_MB="100")
