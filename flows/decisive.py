@@ -10,7 +10,6 @@ that nobody listed is found only by its being the last thing that was printed.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache
@@ -65,9 +64,6 @@ CUES = (
 """Beginnings of words of trouble, in lower case. A line without any is never decisive."""
 
 TRACEBACK = "Traceback (most recent call last)"
-
-_OVERWRITTEN = re.compile(r"^(?:[^\r\n]*+\r++)++(?=[^\r\n])", re.MULTILINE)
-"""What a terminal shows no more: the earlier words of a bar. Possessive, for most lines have no `\\r` at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +161,9 @@ def cleaned(text: str) -> list[str]:
     text = text[-MOST_TEXT:]
     if "\x1b" in text:
         text = ANSI.sub("", text)
-    if "\r" in text:
-        text = _OVERWRITTEN.sub("", text.replace("\r\n", "\n")).replace("\r", "")
-    return text.split("\n")
+    lines = text.replace("\r\n", "\n").split("\n")
+    # Not by a pattern: a possessive one is wrong in Python 3.11.2, any other slow where a line has no `\r` at all.
+    return [line.rstrip("\r").rpartition("\r")[2] if "\r" in line else line for line in lines]
 
 
 def cut(line: str) -> str:
