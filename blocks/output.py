@@ -133,16 +133,19 @@ class Capture:
 
 def tail(path: Path, lines: int = 20, *, most: int = 64_000) -> str:
     """Return the last lines of a log, reading no more than `most` bytes of it; empty if there is no log."""
+    # Not splitlines: a page feed or a record separator ends no line on a terminal.
+    return "\n".join(end(path, most)[0].removesuffix("\n").split("\n")[-lines:])
+
+
+def end(path: Path, most: int) -> tuple[str, bool]:
+    """Return the last `most` bytes of a log as text, and whether more came before; empty if there is no log."""
     try:
         with path.open("rb") as file:
-            file.seek(0, 2)
-            size = file.tell()
-            file.seek(max(0, size - most))
-            data = file.read()
+            start = max(file.seek(0, os.SEEK_END) - most, 0)
+            file.seek(start)
+            return file.read(most).decode(errors="replace"), start > 0
     except FileNotFoundError:
-        return ""
-    # Not splitlines: a page feed or a record separator ends no line on a terminal.
-    return "\n".join(data.decode(errors="replace").removesuffix("\n").split("\n")[-lines:])
+        return "", False
 
 
 def follow(path: Path, ended: Callable[[], bool], write: Callable[[bytes], object], *, every: float = 0.1) -> None:

@@ -13,11 +13,11 @@ record: how often it was tried, what it was given, what it left, and until when 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workflowmaster.blocks.engine import SandboxUnavailable
+from workflowmaster.blocks.output import end
 from workflowmaster.blocks.workspace import WorkspaceError
 from workflowmaster.flows import backoff, diskspace, enlarging, failurerules, learned, limiting, obeying, steady
 from workflowmaster.flows.decisions import Facts, decide
@@ -259,14 +259,8 @@ def blame(error: Exception) -> tuple[str, str]:
 
 def tail(log: Path, size: int = TAIL) -> str:
     """Return the end of an attempt's log, from a whole line on; empty where it has none."""
-    try:
-        with log.open("rb") as file:
-            start = max(file.seek(0, os.SEEK_END) - size, 0)
-            file.seek(start)
-            text = file.read(size).decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return text.partition("\n")[2] if start else text
+    text, cut = end(log, size)
+    return text.partition("\n")[2] if cut else text
 
 
 __all__ = ["Attempted", "Deciding", "blame", "tail"]

@@ -103,6 +103,11 @@ class Folder:
         return self.path
 
     @property
+    def git_dir(self) -> Path:
+        """Git folder of the private store."""
+        return self.store / "store.git"
+
+    @property
     def trees(self) -> Path:
         """Work trees of running steps."""
         return self.path / "trees"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from workflowmaster.analytics import retrychance, texts
 from workflowmaster.flows import learned
-from workflowmaster.flows.learning import LEAST_A_LABEL, LEAST_TEXTS
+from workflowmaster.flows.learning import LEAST_A_LABEL, LEAST_TEXTS, trial_of, tried_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,9 +39,9 @@ def forecasts(cases: Sequence[Case]) -> Callable[[Case], retrychance.Chance | No
 
     Cases may be asked about in any order; the same one always gets the same answer.
     """
-    tried = sorted((case for case in cases if _tried(case)), key=lambda case: case.at)
+    tried = sorted((case for case in cases if tried_again(case)), key=lambda case: case.at)
     said = _said(tried)
-    ended = sorted((_trial(case, said) for case in tried), key=lambda trial: trial.known_at)
+    ended = sorted((trial_of(case, said.get(_place(case))) for case in tried), key=lambda trial: trial.known_at)
     times = [trial.known_at for trial in ended]
     marks = _marks(len(ended))
     known: dict[int, retrychance.Learned] = {}
@@ -51,7 +51,7 @@ def forecasts(cases: Sequence[Case]) -> Callable[[Case], retrychance.Chance | No
         mark = marks[bisect_right(marks, found) - 1]
         if mark not in known:
             known[mark] = retrychance.learn(ended[:mark])
-        return retrychance.chance(known[mark], _trial(case, said), case.lines)
+        return retrychance.chance(known[mark], trial_of(case, said.get(_place(case))), case.lines)
 
     return chance_of
 
@@ -65,11 +65,6 @@ def _marks(count: int) -> list[int]:
     return marks
 
 
-def _tried(case: Case) -> bool:
-    """Whether a case tells what a retry with the same limits comes to, and has a text to tell it by."""
-    return case.outcome != "unknown" and not case.grown and bool(case.lines)
-
-
 def _said(tried: Sequence[Case]) -> Mapping[Place, float]:
     """Return what a text model of earlier cases says of each; nothing where they are too few for one."""
     labels = [case.outcome for case in tried]
@@ -80,19 +75,6 @@ def _said(tried: Sequence[Case]) -> Mapping[Place, float]:
     # One way of training, fixed beforehand: the best of several would have been chosen by later cases.
     found = texts.foretold(about, labels, [case.at for case in tried], way=texts.GRID[0])
     return {_place(tried[number]): shares[learned.WORKED] for number, shares in found.items()}
-
-
-def _trial(case: Case, said: Mapping[Place, float]) -> retrychance.Trial:
-    return retrychance.Trial(
-        fingerprint=case.fingerprint,
-        cls=case.cls,
-        succeeded=case.outcome == "succeeded",
-        # How often it had been tried in a row, which is what a decision counts.
-        attempt=int(case.factors.get("attempt") or case.attempt or 1),
-        text=said.get(_place(case)),
-        at=case.at,
-        known_at=case.at + 60 * (case.minutes or 0.0),
-    )
 
 
 def _place(case: Case) -> Place:

@@ -147,14 +147,16 @@ def _agreement(model: TextModel, cases: Sequence[Case]) -> float:
 
 def _trials(cases: Sequence[Case]) -> list[Trial]:
     """Return the retries whose outcome is known and that were given no more than the attempt before."""
-    return [_trial(case) for case in cases if _tried(case)]
+    return [trial_of(case) for case in cases if tried_again(case)]
 
 
-def _tried(case: Case) -> bool:
+def tried_again(case: Case) -> bool:
+    """Whether a case tells what a retry with the same limits comes to, and has a text to tell it by."""
     return case.outcome != "unknown" and not case.grown and bool(case.lines)
 
 
-def _trial(case: Case, text: float | None = None) -> Trial:
+def trial_of(case: Case, text: float | None = None) -> Trial:
+    """Return a case as rates are learned from it; `text` is what a text model of earlier cases says of it."""
     return Trial(
         case.fingerprint,
         case.cls,
@@ -169,7 +171,7 @@ def _trial(case: Case, text: float | None = None) -> Trial:
 
 def _retries(cases: Sequence[Case], foreign: Sequence[Trial], before: Bundle) -> tuple[dict[str, bytes], str]:
     """Return files of rates and texts of retries that are better than those in use; and a sentence."""
-    tried = [case for case in cases if _tried(case)]
+    tried = [case for case in cases if tried_again(case)]
     if len(tried) < retrychance.WARM_UP:
         return {}, f"{len(tried)} retries with a known outcome; {retrychance.WARM_UP} are the least to begin with"
     model, found = _foretold(tried, foreign)
@@ -199,7 +201,7 @@ def _foretold(tried: Sequence[Case], foreign: Sequence[Trial]) -> tuple[TextMode
     if len(tried) >= LEAST_TEXTS and len(counts) == 2 and min(counts.values()) >= LEAST_A_LABEL:
         model = texts.train(about, labels, times)
         said = texts.foretold(about, labels, times, way=model.way or texts.GRID[0])
-    own = [_trial(case, said[n][learned.WORKED] if n in said else None) for n, case in enumerate(tried)]
+    own = [trial_of(case, said[n][learned.WORKED] if n in said else None) for n, case in enumerate(tried)]
     return model, retrychance.learn([*own, *foreign])
 
 
@@ -208,7 +210,7 @@ def _error(model: TextModel | None, found: Learned, later: Sequence[Case]) -> fl
     said = []
     for case in later:
         about = learned.described(case.lines, case.cls)
-        said.append(retrychance.probability(found, _trial(case, learned.helped(model, about))))
+        said.append(retrychance.probability(found, trial_of(case, learned.helped(model, about))))
     return calibration.brier(said, [case.outcome == "succeeded" for case in later])
 
 

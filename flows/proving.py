@@ -164,7 +164,7 @@ def _result(name: str, result: StepResult, told: dict[str, Any]) -> Link:
 
 
 def _commit(name: str, folder: Folder, result: StepResult) -> Link:
-    found = _looked_up(lambda: pygit2.Repository(str(folder.store / "store.git")), result.commit)
+    found = _looked_up(lambda: pygit2.Repository(str(folder.git_dir)), result.commit)
     if found is None:
         return Link(name, None, f"{result.commit[:12]} is not in the private store")
     return Link(name, True, f"{result.commit[:12]} with tree {str(found.tree_id)[:12]}")

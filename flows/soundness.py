@@ -243,7 +243,7 @@ def _commits(seen: Look, state: WorkflowState) -> None:
     from workflowmaster.blocks.presence import missing
 
     of_step = {result.commit: result.step for result in state.results.values() if result.commit}
-    for commit, why in missing(seen.folder.store / "store.git", of_step).items():
+    for commit, why in missing(seen.folder.git_dir, of_step).items():
         step = of_step[commit]
         seen.untrusted[step] = why
         mend = f"{REPAIR}drops the result: the step runs again"

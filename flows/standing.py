@@ -62,9 +62,7 @@ def finished(asked: Wish, settings: Settings) -> WorkflowState | None:
 
     The claim is held. Raises what `prepare` does where the plan could not be run here any more.
     """
-    if asked.edited or asked.again:
-        return None
-    if not _sealed(asked.folder):
+    if asked.edited or asked.again or not _sealed(asked.folder):
         return None
     seen = soundness.look(asked.folder, ours=True)
     state = seen.state
@@ -74,7 +72,7 @@ def finished(asked: Wish, settings: Settings) -> WorkflowState | None:
         asked.folder, state
     ):
         return None
-    run, store = _standing(asked.folder, state, settings), pygit2.Repository(str(_store(asked.folder)))
+    run, store = _standing(asked.folder, state, settings), pygit2.Repository(str(asked.folder.git_dir))
     steps = [step for step in state.plan.tasks if state.step_status(step.id) == "completed"]
     stands = all(_key_stands(run, step, store) for step in steps)
     return state.model_copy(update={"reused": tuple(state.results)}) if stands else None
@@ -131,10 +129,6 @@ def _branch_stands(folder: Folder, state: WorkflowState) -> bool:
     if not state.branch:
         return True
     user = userrepo.find(Path(state.workspace))
-    repository = user.repo if user else pygit2.Repository(str(_store(folder)))
+    repository = user.repo if user else pygit2.Repository(str(folder.git_dir))
     found = repository.references.get(f"refs/heads/{state.branch}")
     return found is not None and str(found.target) == state.commit
-
-
-def _store(folder: Folder) -> Path:
-    return folder.store / "store.git"

@@ -96,8 +96,8 @@ class _Trees:
         self._store: ObjectStore | None = None
 
     def __enter__(self) -> Self:
-        if (self.folder.store / "store.git" / "HEAD").exists():
-            self._store = ObjectStore.create(self.folder.store / "store.git", alternate=None)
+        if (self.folder.git_dir / "HEAD").exists():
+            self._store = ObjectStore.create(self.folder.git_dir, alternate=None)
         return self
 
     def __exit__(self, *_: object) -> None:
